@@ -1,0 +1,126 @@
+//! What a container is asked to be: the inputs of a revision.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::container::Revision;
+
+/// Everything that makes a container what it is. Equal configurations are one [`Revision`].
+///
+/// Every field is resolved: the image's own defaults are already merged in, so nothing outside
+/// this value changes what runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerConfig {
+    /// Digest of the image's configuration (`sha256:…`), which covers every layer by its DiffID.
+    pub image: String,
+    /// The reference the user wrote; shown, never resolved again.
+    pub image_name: String,
+    /// Program and arguments, never empty.
+    pub args: Vec<String>,
+    /// Environment, in order: `NAME=value`.
+    pub env: Vec<String>,
+    /// Working directory inside the container, absolute.
+    pub cwd: PathBuf,
+    /// Who the program runs as.
+    pub user: User,
+    /// Host name inside the container.
+    pub hostname: String,
+    /// Whether the root is writable (an upper directory over the image) or read-only.
+    pub writable: bool,
+    /// Volumes, bind mounts and tmpfs, sorted by target.
+    pub mounts: Vec<Mount>,
+    /// Network namespace.
+    pub network: Network,
+    /// Limits.
+    pub resources: Resources,
+    /// Capabilities kept, sorted, as `CAP_…`.
+    pub capabilities: Vec<String>,
+    /// Whether an init reaps zombies and forwards signals as PID 1.
+    pub init: bool,
+    /// Whether the program gets a pseudo-terminal.
+    pub tty: bool,
+    /// Whether standard input stays open.
+    pub interactive: bool,
+    /// Signal that asks the program to stop, for example `SIGTERM`.
+    pub stop_signal: String,
+    /// Whether the container is removed when it ends.
+    pub auto_remove: bool,
+    /// Labels, kept but never interpreted by the engine.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl ContainerConfig {
+    /// The digest over this configuration in its canonical form (JSON, fields in declared order).
+    pub fn revision(&self) -> Revision {
+        let canonical = serde_json::to_vec(self).expect("a configuration is plain data");
+        Revision::from_sha256(Sha256::digest(canonical).into())
+    }
+}
+
+/// A user as given with `--user` or by the image: names are resolved inside the root at start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct User(pub String);
+
+/// One mount besides the root and the standard ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// Absolute path inside the container.
+    pub target: PathBuf,
+    /// What is mounted there.
+    pub kind: MountKind,
+    /// Recursively read-only.
+    pub read_only: bool,
+    /// Whether programs on it may run (`:exec`); off unless asked for.
+    pub exec: bool,
+}
+
+/// Where a mount's files come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountKind {
+    /// A directory or file of the host.
+    Bind {
+        /// Absolute host path.
+        source: PathBuf,
+    },
+    /// A named volume, kept by the engine.
+    Volume {
+        /// Its name, validated.
+        name: String,
+    },
+    /// Memory, gone with the container.
+    Tmpfs {
+        /// Limit in bytes.
+        size: u64,
+        /// Permission bits of its root.
+        mode: u32,
+    },
+}
+
+/// The network a container sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// Its own namespace with loopback only.
+    None,
+    /// The host's namespace.
+    Host,
+}
+
+/// Limits; `None` means the engine's default or no limit, as documented per field.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    /// Memory in bytes; `None`: no limit.
+    pub memory: Option<u64>,
+    /// CPU time in billionths of a CPU (1.5 CPUs = 1_500_000_000); `None`: no limit.
+    pub nano_cpus: Option<u64>,
+    /// Most processes and threads.
+    pub pids: u64,
+}

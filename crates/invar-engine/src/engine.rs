@@ -1,0 +1,125 @@
+//! The contract every engine keeps.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use crate::config::ContainerConfig;
+use crate::container::{Container, ContainerId, ContainerName, ExitStatus, RootFs};
+use crate::error::Result;
+
+/// A container engine. All methods may be called from several processes at once; each either
+/// happens or leaves the state as it was, also when the caller is killed half-way.
+///
+/// Synchronous: callers that serve a network put it on a blocking thread.
+pub trait Engine: Send + Sync {
+    /// Its name as users write it before a colon: `embedded:web`, `docker:web`.
+    fn kind(&self) -> &'static str;
+
+    /// Every container, newest first.
+    fn list(&self) -> Result<Vec<Container>>;
+
+    /// The container with this name, id, or unambiguous id prefix.
+    fn inspect(&self, name_or_id: &str) -> Result<Container>;
+
+    /// Makes a container without starting it. The name must be free.
+    fn create(&self, name: &ContainerName, config: &ContainerConfig) -> Result<ContainerId>;
+
+    /// Starts a created or exited container; returns once its program was executed.
+    ///
+    /// A program that cannot be executed is `NotExecutable` or `ProgramNotFound`, and the
+    /// container is then exited with 126 or 127.
+    fn start(&self, id: &ContainerId, stdio: Stdio) -> Result<()>;
+
+    /// Blocks until the container has exited.
+    fn wait(&self, id: &ContainerId) -> Result<ExitStatus>;
+
+    /// Sends a signal to the container's first process.
+    fn kill(&self, id: &ContainerId, signal: i32) -> Result<()>;
+
+    /// Sends the configured stop signal, then `SIGKILL` to all once `timeout` has passed.
+    fn stop(&self, id: &ContainerId, timeout: Duration) -> Result<ExitStatus>;
+
+    /// Freezes every process of the container; returns once all are frozen.
+    fn pause(&self, id: &ContainerId) -> Result<()>;
+
+    /// Lets a frozen container go on.
+    fn resume(&self, id: &ContainerId) -> Result<()>;
+
+    /// Every process of the container as the host numbers it. Exact only while paused.
+    fn processes(&self, id: &ContainerId) -> Result<Vec<u32>>;
+
+    /// Runs one more program in a running container and waits for it; its exit code.
+    fn exec(&self, id: &ContainerId, exec: &ExecConfig) -> Result<u8>;
+
+    /// Hands each recorded output line to `each`, oldest first. With `follow`, goes on until the
+    /// container ends. `each` returns `false` to stop.
+    fn logs(
+        &self,
+        id: &ContainerId,
+        options: &LogOptions,
+        each: &mut dyn FnMut(LogStream, &[u8]) -> bool,
+    ) -> Result<()>;
+
+    /// Opens the container's root for reading.
+    fn open_root(&self, id: &ContainerId) -> Result<RootFs>;
+
+    /// Gives a container another name; the name must be free.
+    fn rename(&self, id: &ContainerId, name: &ContainerName) -> Result<()>;
+
+    /// Removes a container that is not running; with `force`, kills it first.
+    fn remove(&self, id: &ContainerId, force: bool) -> Result<()>;
+}
+
+/// What a container's standard streams are connected to, beside its log.
+#[derive(Debug)]
+pub enum Stdio {
+    /// Only the log.
+    Detached,
+    /// Copies of the caller's streams. With a terminal, `stdin` is the caller's terminal in raw
+    /// mode and both outputs arrive on `stdout`.
+    Attached {
+        /// Read while `interactive`; `None` otherwise.
+        stdin: Option<OwnedFd>,
+        /// Gets standard output.
+        stdout: OwnedFd,
+        /// Gets standard error.
+        stderr: OwnedFd,
+    },
+}
+
+/// One more program in a running container.
+#[derive(Debug, Clone)]
+pub struct ExecConfig {
+    /// Program and arguments, never empty.
+    pub args: Vec<String>,
+    /// Added to the container's environment: `NAME=value`.
+    pub env: Vec<String>,
+    /// Instead of the container's working directory.
+    pub cwd: Option<std::path::PathBuf>,
+    /// Instead of the container's user.
+    pub user: Option<crate::config::User>,
+    /// A pseudo-terminal for it.
+    pub tty: bool,
+    /// Keep standard input open.
+    pub interactive: bool,
+}
+
+/// Which log lines to read.
+#[derive(Debug, Clone, Default)]
+pub struct LogOptions {
+    /// Go on until the container ends.
+    pub follow: bool,
+    /// Only the last so many lines.
+    pub tail: Option<usize>,
+    /// Prefix each line with its time (RFC 3339).
+    pub timestamps: bool,
+}
+
+/// Where a log line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogStream {
+    /// Standard output, or the terminal.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}

@@ -1,0 +1,130 @@
+//! Detached mounts (`fsopen(2)`, `fsmount(2)`): a file system as a directory handle that no path
+//! of the host leads to until it is attached. Dropping the handle unmounts it.
+
+use std::fmt::Write as _;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+
+/// Mounts an EROFS image from a regular file, read-only. Needs Linux 6.12 (file-backed EROFS).
+pub fn erofs(image: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_flag(&context, "ro")?;
+    fsconfig_set_string(&context, "source", fd_path(image))?;
+    create(&context)?;
+    Ok(fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::MOUNT_ATTR_RDONLY,
+    )?)
+}
+
+/// An overlay of directories given as handles.
+#[derive(Debug)]
+pub struct Overlay<'a> {
+    /// Shown in `/proc/mounts`.
+    pub source: &'a str,
+    /// Lower directories, top first.
+    pub lowers: Vec<BorrowedFd<'a>>,
+    /// Data-only lower directories, which hold the content that EROFS metadata points to.
+    pub data: Vec<BorrowedFd<'a>>,
+    /// Upper and work directory, on one file system; without them the overlay is read-only.
+    pub upper: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
+}
+
+impl Overlay<'_> {
+    /// Mounts it. Data-only layers need Linux 6.5; a single lower without an upper is refused by
+    /// the kernel.
+    pub fn mount(&self) -> io::Result<OwnedFd> {
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&context, "source", self.source)?;
+        if !self.data.is_empty() {
+            fsconfig_set_string(&context, "metacopy", "on")?;
+            fsconfig_set_string(&context, "redirect_dir", "on")?;
+        }
+        fsconfig_set_string(&context, "lowerdir", self.lowerdir())?;
+        if let Some((upper, work)) = self.upper {
+            fsconfig_set_string(&context, "upperdir", fd_path(upper))?;
+            fsconfig_set_string(&context, "workdir", fd_path(work))?;
+        }
+        create(&context)?;
+        let attributes = match self.upper {
+            Some(_) => MountAttrFlags::empty(),
+            None => MountAttrFlags::MOUNT_ATTR_RDONLY,
+        };
+        Ok(fsmount(
+            &context,
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            attributes,
+        )?)
+    }
+
+    fn lowerdir(&self) -> String {
+        let mut text = self
+            .lowers
+            .iter()
+            .map(|fd| fd_path(*fd))
+            .collect::<Vec<_>>()
+            .join(":");
+        for data in &self.data {
+            write!(text, "::{}", fd_path(*data)).expect("writing to a String succeeds");
+        }
+        text
+    }
+}
+
+/// Makes a detached mount visible at `target` of this process's mount namespace.
+pub fn attach(mount: impl AsFd, target: &Path) -> io::Result<()> {
+    Ok(move_mount(
+        mount.as_fd(),
+        "",
+        CWD,
+        target,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?)
+}
+
+/// A detached copy of the mounts at `path`, sub-mounts included.
+pub fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    Ok(open_tree(CWD, path, flags)?)
+}
+
+/// Finishes a file system context; on failure the kernel's own words are in the error.
+fn create(context: &OwnedFd) -> io::Result<()> {
+    fsconfig_create(context).map_err(|errno| {
+        let log = kernel_log(context);
+        let error = io::Error::from(errno);
+        if log.is_empty() {
+            error
+        } else {
+            io::Error::new(error.kind(), format!("{error}: {log}"))
+        }
+    })
+}
+
+/// What the kernel wrote into a file system context (`fsopen(2)`, "message retrieval").
+fn kernel_log(context: &OwnedFd) -> String {
+    let mut buffer = [0_u8; 1024];
+    let mut log = Vec::new();
+    while let Ok(length @ 1..) = rustix::io::read(context, &mut buffer) {
+        log.push(
+            String::from_utf8_lossy(&buffer[..length])
+                .trim_end()
+                .to_owned(),
+        );
+    }
+    log.join("; ")
+}
+
+fn fd_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}

@@ -1,0 +1,22 @@
+//! `invar`: keeps containers exactly as they were built.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod commands;
+mod exit;
+mod printer;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return exit::report_usage(&error),
+    };
+    match commands::run(&cli) {
+        Ok(code) => code,
+        Err(error) => exit::report(&error),
+    }
+}

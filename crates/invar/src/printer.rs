@@ -1,0 +1,98 @@
+//! Everything the commands say goes through here: results to standard output, the rest to
+//! standard error, colour only on a terminal, names from outside escaped.
+
+use std::borrow::Cow;
+use std::io::{self, IsTerminal as _, Write as _};
+
+use clap::ValueEnum;
+use comfy_table::{Table, presets};
+use owo_colors::{OwoColorize as _, Stream};
+use serde::Serialize;
+
+/// How a listing is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// One JSON document.
+    Json,
+    /// One JSON document a line.
+    Jsonl,
+}
+
+/// Writes one line of a result.
+pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{}", text.as_ref())
+}
+
+/// Tells the user something beside the result.
+pub(crate) fn note(text: impl AsRef<str>) {
+    // A closed standard error must not fail the operation that is being told about.
+    drop(writeln!(io::stderr().lock(), "{}", text.as_ref()));
+}
+
+/// Shows an error, its causes and its next step.
+pub(crate) fn error(error: &anyhow::Error) {
+    let label = "error:"
+        .if_supports_color(Stream::Stderr, |text| text.red())
+        .to_string();
+    let mut shown = error.to_string();
+    let mut text = format!("{label} {shown}");
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Transparent wrappers repeat their cause; say it once.
+        if !shown.ends_with(&cause) {
+            text.push_str("\n  because: ");
+            text.push_str(&cause);
+        }
+        shown = cause;
+    }
+    note(text);
+}
+
+/// Writes a value as indented JSON.
+pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)
+}
+
+/// Writes each value as one line of JSON.
+pub(crate) fn jsonl<T: Serialize>(values: impl IntoIterator<Item = T>) -> io::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    for value in values {
+        serde_json::to_writer(&mut out, &value)?;
+        writeln!(out)?;
+    }
+    out.flush()
+}
+
+/// Writes rows under a heading, in columns.
+pub(crate) fn table<const N: usize>(
+    heading: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> io::Result<()> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(heading);
+    for row in rows {
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 3));
+    }
+    line(table.trim_fmt())
+}
+
+/// Whether a person is watching progress.
+pub(crate) fn is_interactive() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// A name from an image or a container, with control characters and invalid UTF-8 escaped so that
+/// it cannot move the cursor or forge a line.
+pub(crate) fn escape(name: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(name) {
+        Ok(text) if !text.chars().any(|c| c.is_control() || c == '\\') => Cow::Borrowed(text),
+        _ => Cow::Owned(name.escape_ascii().to_string()),
+    }
+}
