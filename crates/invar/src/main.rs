@@ -3,8 +3,13 @@
 
 mod cli;
 mod commands;
+mod container_config;
 mod exit;
+mod hints;
+mod names;
 mod printer;
+mod privilege;
+mod signals;
 
 use std::process::ExitCode;
 

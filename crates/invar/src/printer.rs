@@ -32,7 +32,7 @@ pub(crate) fn note(text: impl AsRef<str>) {
 }
 
 /// Shows an error, its causes and its next step.
-pub(crate) fn error(error: &anyhow::Error) {
+pub(crate) fn error(error: &anyhow::Error, next_step: Option<&str>) {
     let label = "error:"
         .if_supports_color(Stream::Stderr, |text| text.red())
         .to_string();
@@ -47,6 +47,17 @@ pub(crate) fn error(error: &anyhow::Error) {
         shown = cause;
     }
     note(text);
+    if let Some(next_step) = next_step {
+        hint(next_step);
+    }
+}
+
+/// Tells the user what to do next.
+pub(crate) fn hint(next_step: &str) {
+    let label = "hint:"
+        .if_supports_color(Stream::Stderr, |text| text.cyan())
+        .to_string();
+    note(format!("{label} {next_step}"));
 }
 
 /// Writes a value as indented JSON.

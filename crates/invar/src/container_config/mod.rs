@@ -1,0 +1,212 @@
+//! Flags and an image's own settings become one [`ContainerConfig`], by Docker's rules.
+//!
+//! ```text
+//!  Options (flags) ─┐
+//!  Image            ├─▶ resolve ─▶ ContainerConfig (every field decided)
+//!  Host             ┘
+//! ```
+//!
+//! Where Docker has a rule, it is Docker's; each has a line in a table test. Invar's own defaults
+//! are the ones its purpose asks for: the root is read-only with small tmpfs on `/tmp`, `/run` and
+//! `/var/tmp`, programs do not run from writable mounts, and 2048 processes are enough.
+
+mod capabilities;
+mod environment;
+mod mounts;
+mod options;
+mod program;
+mod quantity;
+
+pub(crate) use capabilities::DEFAULT_CAPABILITIES;
+pub(crate) use options::Options;
+pub(crate) use quantity::size as parse_size;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use invar_engine::{ContainerConfig, Network, Resources, User};
+use oci_spec::image::Config;
+
+use self::options::NetworkName;
+use crate::exit::failure;
+use crate::signals;
+
+/// Processes and threads when nothing else is asked for; Podman's number.
+const DEFAULT_PIDS: u64 = 2048;
+/// The most processes a 64-bit Linux can number (`PID_MAX_LIMIT`): no limit of our own.
+const UNLIMITED_PIDS: u64 = 4_194_304;
+/// Below this a container cannot even be set up; Docker's number.
+const LEAST_MEMORY: u64 = 6 << 20;
+
+/// The image a container is made from.
+#[derive(Debug)]
+pub(crate) struct ImageSettings<'a> {
+    /// Digest of its configuration.
+    pub(crate) id: &'a str,
+    /// As the user named it.
+    pub(crate) name: &'a str,
+    /// Its own settings.
+    pub(crate) config: &'a Config,
+}
+
+/// What the rules ask of the machine; a value, so that the rules are testable.
+pub(crate) struct Host<'a> {
+    /// The caller's environment.
+    pub(crate) environment: &'a dyn Fn(&str) -> Option<String>,
+    /// Where relative paths begin.
+    pub(crate) working_directory: PathBuf,
+    /// How many processors there are.
+    pub(crate) processors: usize,
+}
+
+impl Host<'_> {
+    /// This machine and this process.
+    pub(crate) fn here() -> anyhow::Result<Self> {
+        Ok(Self {
+            environment: &|name| std::env::var(name).ok(),
+            working_directory: std::env::current_dir()
+                .context("could not find the working directory")?,
+            processors: std::thread::available_parallelism()?.get(),
+        })
+    }
+}
+
+/// Decides every field of a container's configuration.
+pub(crate) fn resolve(
+    options: &Options,
+    command: &[String],
+    image: &ImageSettings<'_>,
+    host: &Host<'_>,
+) -> anyhow::Result<ContainerConfig> {
+    let config = image.config;
+    let writable = is_writable(options);
+    Ok(ContainerConfig {
+        image: image.id.to_owned(),
+        image_name: image.name.to_owned(),
+        args: program::args(
+            options.entrypoint.as_deref(),
+            command,
+            config.entrypoint().as_deref(),
+            config.cmd().as_deref(),
+        )
+        .ok_or_else(|| {
+            failure(
+                format!("the image {:?} does not say what to run", image.name),
+                format!("name a program: invar run {} PROGRAM", image.name),
+            )
+        })?,
+        env: environment::resolve(options, config, host)?,
+        cwd: program::working_directory(options.workdir.as_deref(), config)?,
+        user: user(options, config),
+        hostname: hostname(options)?,
+        writable,
+        mounts: mounts::resolve(options, config, writable, host)?,
+        network: match options.network {
+            NetworkName::None => Network::None,
+            NetworkName::Host => Network::Host,
+        },
+        resources: resources(options, host)?,
+        capabilities: capabilities::resolve(&options.cap_add, &options.cap_drop)?,
+        init: options.init,
+        tty: options.tty,
+        interactive: options.interactive,
+        stop_signal: stop_signal(options, config)?,
+        auto_remove: options.rm,
+        labels: labels(options, config)?,
+    })
+}
+
+/// Read-only unless asked for: by `--writable`, or by `--read-only=false` as scripts write it.
+fn is_writable(options: &Options) -> bool {
+    options.writable || options.read_only == Some(false)
+}
+
+fn user(options: &Options, config: &Config) -> User {
+    let given = options.user.as_deref().or(config.user().as_deref());
+    User(
+        given
+            .filter(|user| !user.is_empty())
+            .unwrap_or("0")
+            .to_owned(),
+    )
+}
+
+/// Empty stands for the short id, which exists only once the container does.
+fn hostname(options: &Options) -> anyhow::Result<String> {
+    let Some(name) = &options.hostname else {
+        return Ok(String::new());
+    };
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    if name.len() > 63 || !name.split('.').all(label) {
+        bail!(
+            "{name:?} is not a host name: use letters, digits, '-' and '.', at most 63 characters"
+        );
+    }
+    Ok(name.clone())
+}
+
+fn resources(options: &Options, host: &Host<'_>) -> anyhow::Result<Resources> {
+    let memory = match options.memory.as_deref() {
+        None | Some("-1" | "0") => None,
+        Some(text) => Some(quantity::size(text).with_context(|| format!("--memory {text}"))?),
+    };
+    if memory.is_some_and(|bytes| bytes < LEAST_MEMORY) {
+        bail!("--memory: the least a container can be set up with is 6m");
+    }
+    let nano_cpus = match options.cpus.as_deref() {
+        None => None,
+        Some(text) => {
+            quantity::nano_cpus(text, host.processors).with_context(|| format!("--cpus {text}"))?
+        }
+    };
+    let pids = match options.pids_limit {
+        None => DEFAULT_PIDS,
+        Some(..=0) => UNLIMITED_PIDS,
+        Some(limit) => limit.unsigned_abs().min(UNLIMITED_PIDS),
+    };
+    Ok(Resources {
+        memory,
+        nano_cpus,
+        pids,
+    })
+}
+
+fn stop_signal(options: &Options, config: &Config) -> anyhow::Result<String> {
+    let given = options
+        .stop_signal
+        .as_deref()
+        .or(config.stop_signal().as_deref())
+        .filter(|signal| !signal.is_empty())
+        .unwrap_or("SIGTERM");
+    let number = signals::parse(given).context("--stop-signal")?;
+    Ok(signals::name(number))
+}
+
+/// The image's labels, with the caller's over them.
+fn labels(options: &Options, config: &Config) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut labels: BTreeMap<String, String> = config
+        .labels()
+        .iter()
+        .flatten()
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    for label in &options.label {
+        let (name, value) = label.split_once('=').unwrap_or((label, ""));
+        if name.is_empty() {
+            bail!("--label {label:?} has no name");
+        }
+        labels.insert(name.to_owned(), value.to_owned());
+    }
+    Ok(labels)
+}
+
+#[cfg(test)]
+mod tests;

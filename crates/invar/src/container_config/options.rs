@@ -1,0 +1,154 @@
+//! The flags of `invar run` and `invar create`, with Docker's names and meaning.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+/// What to run, and how.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Options {
+    /// Name of the container (default: a random one)
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+
+    /// Set an environment variable; NAME alone takes its value from this environment
+    #[arg(short, long, value_name = "NAME[=VALUE]", help_heading = "Program")]
+    pub(crate) env: Vec<String>,
+
+    /// Read environment variables from a file, one NAME=VALUE a line
+    #[arg(long, value_name = "FILE", help_heading = "Program")]
+    pub(crate) env_file: Vec<PathBuf>,
+
+    /// Working directory of the program
+    #[arg(short, long, value_name = "PATH", help_heading = "Program")]
+    pub(crate) workdir: Option<String>,
+
+    /// Run as this user: NAME, UID, or either with :GROUP or :GID
+    #[arg(short, long, value_name = "USER[:GROUP]", help_heading = "Program")]
+    pub(crate) user: Option<String>,
+
+    /// Run this instead of the image's entrypoint; "" for none
+    #[arg(long, value_name = "PROGRAM", help_heading = "Program")]
+    pub(crate) entrypoint: Option<String>,
+
+    /// Run an init as process 1 that reaps zombies and passes signals on
+    #[arg(long, help_heading = "Program")]
+    pub(crate) init: bool,
+
+    /// Keep standard input open
+    #[arg(short, long, help_heading = "Program")]
+    pub(crate) interactive: bool,
+
+    /// Give the program a terminal
+    #[arg(short, long, help_heading = "Program")]
+    pub(crate) tty: bool,
+
+    /// Signal that asks the program to stop
+    #[arg(long, value_name = "SIGNAL", help_heading = "Program")]
+    pub(crate) stop_signal: Option<String>,
+
+    /// Let the container change its own files; they are kept apart from the image and every
+    /// change is shown by invar diff
+    #[arg(long, overrides_with = "read_only", help_heading = "Files")]
+    pub(crate) writable: bool,
+
+    /// Refuse every write to the container's root (the default)
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        overrides_with = "writable",
+        help_heading = "Files"
+    )]
+    pub(crate) read_only: Option<bool>,
+
+    /// Mount a host path or a named volume. Options: ro, rw, exec (programs on a writable mount
+    /// do not run without it)
+    #[arg(
+        short,
+        long,
+        value_name = "SOURCE:PATH[:OPTIONS]",
+        help_heading = "Files"
+    )]
+    pub(crate) volume: Vec<String>,
+
+    /// The same in key=value form: type=bind|volume|tmpfs,source=…,target=…[,readonly][,exec]
+    #[arg(long, value_name = "KEY=VALUE,…", help_heading = "Files")]
+    pub(crate) mount: Vec<String>,
+
+    /// Mount memory as a directory. Options: size=64m, mode=1777, ro, exec
+    #[arg(long, value_name = "PATH[:OPTIONS]", help_heading = "Files")]
+    pub(crate) tmpfs: Vec<String>,
+
+    /// Network: none is loopback only, host is the host's
+    #[arg(
+        long,
+        visible_alias = "net",
+        value_enum,
+        default_value_t,
+        help_heading = "Limits"
+    )]
+    pub(crate) network: NetworkName,
+
+    /// Most memory: 512m, 2g; -1 for no limit
+    #[arg(
+        short,
+        long,
+        value_name = "SIZE",
+        allow_hyphen_values = true,
+        help_heading = "Limits"
+    )]
+    pub(crate) memory: Option<String>,
+
+    /// Most processor time, in processors: 0.5, 2
+    #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
+    pub(crate) cpus: Option<String>,
+
+    /// Most processes and threads (default: 2048); -1 for no limit
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        allow_hyphen_values = true,
+        help_heading = "Limits"
+    )]
+    pub(crate) pids_limit: Option<i64>,
+
+    /// Give a capability beyond the default eleven, or ALL
+    #[arg(long, value_name = "CAPABILITY", help_heading = "Limits")]
+    pub(crate) cap_add: Vec<String>,
+
+    /// Take a capability away, or ALL
+    #[arg(long, value_name = "CAPABILITY", help_heading = "Limits")]
+    pub(crate) cap_drop: Vec<String>,
+
+    /// Host name inside the container (default: its short id)
+    #[arg(short = 'h', long, value_name = "NAME", help_heading = "Program")]
+    pub(crate) hostname: Option<String>,
+
+    /// Label the container
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub(crate) label: Vec<String>,
+
+    /// Remove the container when it ends
+    #[arg(long)]
+    pub(crate) rm: bool,
+
+    /// Write the container's id to this new file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cidfile: Option<PathBuf>,
+
+    /// Print help (-h is --hostname, as with Docker)
+    #[arg(long, action = clap::ArgAction::HelpLong)]
+    help: (),
+}
+
+/// Networks by name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NetworkName {
+    /// Loopback only
+    #[default]
+    None,
+    /// The host's network
+    Host,
+}
