@@ -104,13 +104,15 @@ pub enum MountKind {
 }
 
 /// The network a container sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
     /// Its own namespace with loopback only.
     None,
     /// The host's namespace.
     Host,
+    /// A network the engine knows by this name.
+    Named(String),
 }
 
 /// Limits; `None` means the engine's default or no limit, as documented per field.

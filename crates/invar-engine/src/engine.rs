@@ -24,6 +24,13 @@ pub trait Engine: Send + Sync {
     /// Makes a container without starting it. The name must be free.
     fn create(&self, name: &ContainerName, config: &ContainerConfig) -> Result<ContainerId>;
 
+    /// Makes a container of the same revision as `id` under another name: same image, settings,
+    /// mounts, networks. Nothing of what `id` changed is in it.
+    fn recreate(&self, id: &ContainerId, name: &ContainerName) -> Result<ContainerId>;
+
+    /// Everything the engine knows of a container, in the engine's own form.
+    fn settings(&self, id: &ContainerId) -> Result<serde_json::Value>;
+
     /// Starts a created or exited container; returns once its program was executed.
     ///
     /// A program that cannot be executed is `NotExecutable` or `ProgramNotFound`, and the

@@ -72,6 +72,14 @@ pub enum EngineError {
         /// Why it cannot work.
         reason: String,
     },
+    /// What this engine, or this host, cannot do.
+    #[error("{what} is not possible: {reason}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// Why not, and what is lost or what to do instead.
+        reason: String,
+    },
     /// The runtime could not set the container up.
     #[error("could not {action}: {reason}")]
     Runtime {

@@ -16,6 +16,7 @@
 
 mod config;
 mod container;
+pub mod docker;
 mod engine;
 mod error;
 

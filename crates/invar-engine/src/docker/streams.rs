@@ -1,0 +1,120 @@
+//! What arrives in pieces from the daemon: output, logs, the end of a container.
+
+use std::io::Write as _;
+
+use bollard::Docker;
+use bollard::container::LogOutput;
+use bollard::exec::StartExecResults;
+use bollard::models::ExecConfig as ApiExecConfig;
+use bollard::query_parameters::{LogsOptionsBuilder, WaitContainerOptionsBuilder};
+use futures_util::StreamExt as _;
+use tokio::runtime::Runtime;
+
+use super::{api_error, failed};
+use crate::container::ContainerId;
+use crate::engine::{ExecConfig, LogOptions, LogStream};
+use crate::error::Result;
+
+/// Blocks until the container is not running.
+pub(super) fn wait(runtime: &Runtime, docker: &Docker, id: &ContainerId) -> Result<()> {
+    let options = WaitContainerOptionsBuilder::default()
+        .condition("not-running")
+        .build();
+    let ended = runtime.block_on(docker.wait_container(id.as_str(), Some(options)).next());
+    match ended {
+        // bollard reports a code other than 0 as an error; the code itself is read by inspect.
+        None | Some(Ok(_) | Err(bollard::errors::Error::DockerContainerWaitError { .. })) => Ok(()),
+        Some(Err(error)) => Err(api_error(id.short(), error)),
+    }
+}
+
+/// Hands on recorded output; see `Engine::logs`.
+pub(super) fn logs(
+    runtime: &Runtime,
+    docker: &Docker,
+    id: &ContainerId,
+    options: &LogOptions,
+    each: &mut dyn FnMut(LogStream, &[u8]) -> bool,
+) -> Result<()> {
+    let tail = options
+        .tail
+        .map_or_else(|| "all".to_owned(), |lines| lines.to_string());
+    let query = LogsOptionsBuilder::default()
+        .stdout(true)
+        .stderr(true)
+        .follow(options.follow)
+        .timestamps(options.timestamps)
+        .tail(&tail)
+        .build();
+    runtime.block_on(async {
+        let mut lines = docker.logs(id.as_str(), Some(query));
+        while let Some(line) = lines.next().await {
+            let line = line.map_err(|error| api_error(id.short(), error))?;
+            let (stream, bytes) = split(&line);
+            if !each(stream, bytes) {
+                break;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Runs a program in the container with output copied to this process's streams.
+pub(super) fn exec(
+    runtime: &Runtime,
+    docker: &Docker,
+    id: &ContainerId,
+    exec: &ExecConfig,
+) -> Result<u8> {
+    let config = ApiExecConfig {
+        cmd: Some(exec.args.clone()),
+        env: Some(exec.env.clone()),
+        working_dir: exec.cwd.as_ref().map(|dir| dir.display().to_string()),
+        user: exec.user.as_ref().map(|user| user.0.clone()),
+        tty: Some(exec.tty),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        ..ApiExecConfig::default()
+    };
+    runtime.block_on(async {
+        let refused = |error| api_error(id.short(), error);
+        let created = docker
+            .create_exec(id.as_str(), config)
+            .await
+            .map_err(refused)?;
+        let started = docker
+            .start_exec(&created.id, None)
+            .await
+            .map_err(refused)?;
+        if let StartExecResults::Attached { mut output, .. } = started {
+            while let Some(piece) = output.next().await {
+                copy_out(&piece.map_err(refused)?)?;
+            }
+        }
+        let ended = docker.inspect_exec(&created.id).await.map_err(refused)?;
+        let code = ended.exit_code.and_then(|code| u8::try_from(code).ok());
+        code.ok_or_else(|| {
+            failed(
+                "learn how the program ended",
+                "the daemon gave no exit code",
+            )
+        })
+    })
+}
+
+fn copy_out(piece: &LogOutput) -> Result<()> {
+    let written = match split(piece) {
+        (LogStream::Stdout, bytes) => std::io::stdout().lock().write_all(bytes),
+        (LogStream::Stderr, bytes) => std::io::stderr().lock().write_all(bytes),
+    };
+    written.map_err(|error| failed("write the program's output", &error.to_string()))
+}
+
+fn split(piece: &LogOutput) -> (LogStream, &[u8]) {
+    match piece {
+        LogOutput::StdErr { message } => (LogStream::Stderr, message),
+        LogOutput::StdOut { message }
+        | LogOutput::StdIn { message }
+        | LogOutput::Console { message } => (LogStream::Stdout, message),
+    }
+}
