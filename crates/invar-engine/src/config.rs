@@ -14,8 +14,12 @@ use crate::container::Revision;
 /// this value changes what runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is one independent switch of the command line, as Docker has it"
+)]
 pub struct ContainerConfig {
-    /// Digest of the image's configuration (`sha256:…`), which covers every layer by its DiffID.
+    /// Digest of the image's configuration (`sha256:…`), which covers every layer by its `DiffID`.
     pub image: String,
     /// The reference the user wrote; shown, never resolved again.
     pub image_name: String,
@@ -121,7 +125,7 @@ pub enum Network {
 pub struct Resources {
     /// Memory in bytes; `None`: no limit.
     pub memory: Option<u64>,
-    /// CPU time in billionths of a CPU (1.5 CPUs = 1_500_000_000); `None`: no limit.
+    /// CPU time in billionths of a CPU (1.5 CPUs = `1_500_000_000`); `None`: no limit.
     pub nano_cpus: Option<u64>,
     /// Most processes and threads.
     pub pids: u64,

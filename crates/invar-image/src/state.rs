@@ -1,4 +1,4 @@
-//! The state database, `state.db`: one SQLite file that images, containers and services share.
+//! The state database, `state.db`: one `SQLite` file that images, containers and services share.
 //!
 //! Each component owns its tables and brings their migrations; the `schema` table says how many
 //! of them were applied. A migration and its number are committed together.
