@@ -1,0 +1,20 @@
+//! Real parts for the tests of every crate; nothing here is in the product.
+//!
+//! - [`rootfs`]: a busybox and a Debian root file system, made from Debian packages and cached.
+//! - [`docker`]: a private Docker Engine in a temporary directory.
+//! - [`invar`]: the binary under test with a state root of its own, emptied at the end.
+//!
+//! A missing tool panics with what to install: a test never passes because it could not run.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "in tests a panic is the report"
+)]
+
+pub mod docker;
+pub mod invar;
+pub mod rootfs;
+mod tool;
+
+pub use tool::{checked, require, require_root};
