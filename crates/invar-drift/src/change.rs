@@ -1,0 +1,212 @@
+//! One changed path: two verdicts, why, and how bad it looks.
+
+use std::fmt;
+
+use serde::ser::{SerializeSeq as _, SerializeStruct as _};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::judge::Finding;
+
+/// What happened to a path. The letters are Docker's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// In the image and different now.
+    #[serde(rename = "C")]
+    Changed,
+    /// Not in the image.
+    #[serde(rename = "A")]
+    Added,
+    /// In the image only.
+    #[serde(rename = "D")]
+    Deleted,
+}
+
+impl Kind {
+    /// `C`, `A` or `D`, as `docker diff` prints it.
+    pub fn letter(self) -> char {
+        match self {
+            Self::Changed => 'C',
+            Self::Added => 'A',
+            Self::Deleted => 'D',
+        }
+    }
+}
+
+/// How much a change deserves a look.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Says nothing by itself.
+    #[default]
+    Info,
+    /// Unusual.
+    Low,
+    /// Worth a look.
+    Medium,
+    /// Rarely innocent.
+    High,
+    /// How an attacker stays or becomes root.
+    Critical,
+}
+
+impl Severity {
+    /// Its name in lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One way in which a path differs from the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Reason {
+    /// Another file type.
+    Type = 1 << 0,
+    /// Permission bits.
+    Mode = 1 << 1,
+    /// User or group.
+    Owner = 1 << 2,
+    /// Device number.
+    Device = 1 << 3,
+    /// Length of the content.
+    Size = 1 << 4,
+    /// The content, compared byte by byte.
+    Content = 1 << 5,
+    /// Modification time.
+    Mtime = 1 << 6,
+    /// Where a symbolic link leads.
+    Target = 1 << 7,
+    /// File capabilities.
+    Capability = 1 << 8,
+    /// Any other extended attribute.
+    Xattr = 1 << 9,
+}
+
+impl Reason {
+    const ALL: [(Self, &'static str); 10] = [
+        (Self::Type, "type"),
+        (Self::Mode, "mode"),
+        (Self::Owner, "owner"),
+        (Self::Device, "device"),
+        (Self::Size, "size"),
+        (Self::Content, "content"),
+        (Self::Mtime, "mtime"),
+        (Self::Target, "target"),
+        (Self::Capability, "capability"),
+        (Self::Xattr, "xattr"),
+    ];
+}
+
+/// A set of reasons.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reasons(u16);
+
+impl Reasons {
+    /// Adds a reason when it holds.
+    pub(crate) fn add(&mut self, reason: Reason, holds: bool) {
+        if holds {
+            self.0 |= reason as u16;
+        }
+    }
+
+    /// Whether the reason is among them.
+    pub fn contains(self, reason: Reason) -> bool {
+        self.0 & reason as u16 != 0
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Their names, in a fixed order.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Reason::ALL
+            .into_iter()
+            .filter(move |(reason, _)| self.contains(*reason))
+            .map(|(_, name)| name)
+    }
+}
+
+impl Serialize for Reasons {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(None)?;
+        for name in self.names() {
+            list.serialize_element(name)?;
+        }
+        list.end()
+    }
+}
+
+/// A path whose state in the container differs from the image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Absolute path inside the container, as bytes.
+    pub path: Vec<u8>,
+    /// What `docker diff` says; `None` where it says nothing.
+    pub compatible: Option<Kind>,
+    /// What is true by content, metadata and extended attributes; `None` for a directory that is
+    /// only on the way to a change.
+    pub actual: Option<Kind>,
+    /// In what a changed path differs.
+    pub reasons: Reasons,
+    /// How bad it looks.
+    pub severity: Severity,
+    /// Which rule says so.
+    pub finding: Option<&'static Finding>,
+}
+
+impl Change {
+    /// The path as text, with control characters and invalid UTF-8 escaped; the exact bytes too
+    /// when that was needed.
+    pub fn path_text(&self) -> (String, Option<String>) {
+        match std::str::from_utf8(&self.path) {
+            Ok(text) if !text.chars().any(|c| c.is_control() || c == '\\') => {
+                (text.to_owned(), None)
+            }
+            _ => (self.path.escape_ascii().to_string(), Some(hex(&self.path))),
+        }
+    }
+}
+
+impl Serialize for Change {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (path, exact) = self.path_text();
+        let mut fields = serializer.serialize_struct("Change", 7)?;
+        fields.serialize_field("path", &path)?;
+        if let Some(exact) = exact {
+            fields.serialize_field("path_hex", &exact)?;
+        }
+        fields.serialize_field("compatible", &self.compatible)?;
+        fields.serialize_field("actual", &self.actual)?;
+        fields.serialize_field("reasons", &self.reasons)?;
+        fields.serialize_field("severity", &self.severity)?;
+        if let Some(finding) = self.finding {
+            fields.serialize_field("finding", finding)?;
+        }
+        fields.end()
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|digit| char::from(DIGITS[usize::from(digit)]))
+        .collect()
+}
