@@ -15,6 +15,8 @@ use rustix::io::{Errno, Result};
 
 /// Longest piece of a path handed to the kernel at once; `PATH_MAX` is 4096 with the final NUL.
 const PIECE: usize = 4000;
+/// Bytes of names fetched by one call.
+const LISTING: usize = 32 * 1024;
 /// The kernel's limit on one value and on the list of names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const XATTR_LIMIT: usize = 64 * 1024;
 
@@ -97,7 +99,7 @@ fn inode(stat: &Statx) -> (u64, (u32, u32), FileType) {
 
 /// Every name in a directory, `.` and `..` left out.
 pub(crate) fn names(dir: &OwnedFd) -> Result<Vec<CString>> {
-    let mut buffer = [MaybeUninit::uninit(); 32 * 1024];
+    let mut buffer = vec![MaybeUninit::uninit(); LISTING];
     let mut entries = RawDir::new(dir, &mut buffer);
     let mut names = Vec::new();
     while let Some(entry) = entries.next() {
@@ -163,10 +165,11 @@ pub fn attributes(dir: BorrowedFd<'_>, name: &CStr) -> Result<Vec<Attribute>> {
 }
 
 fn list_attributes(dir: BorrowedFd<'_>, name: &CStr) -> Result<Vec<u8>> {
-    read(|buffer| match name.is_empty() {
-        true => flistxattr(dir, buffer),
-        false => llistxattr(entry_path(dir, name).as_c_str(), buffer),
-    })
+    if name.is_empty() {
+        return read(|buffer| flistxattr(dir, buffer));
+    }
+    let path = entry_path(dir, name);
+    read(|buffer| llistxattr(&path, buffer))
 }
 
 /// One attribute's value; `None` when it is not set or cannot be.
@@ -175,10 +178,12 @@ pub(crate) fn get_attribute(
     name: &CStr,
     attribute: &CStr,
 ) -> Result<Option<Vec<u8>>> {
-    let value = read(|buffer| match name.is_empty() {
-        true => fgetxattr(dir, attribute, buffer),
-        false => lgetxattr(entry_path(dir, name).as_c_str(), attribute, buffer),
-    });
+    let value = if name.is_empty() {
+        read(|buffer| fgetxattr(dir, attribute, buffer))
+    } else {
+        let path = entry_path(dir, name);
+        read(|buffer| lgetxattr(&path, attribute, buffer))
+    };
     match value {
         Ok(value) => Ok(Some(value)),
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),

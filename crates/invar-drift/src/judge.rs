@@ -188,7 +188,32 @@ fn is_executable_file(stat: &Statx) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::Kind::{Added, Changed, Deleted};
+    use super::Severity::{Critical, High, Info, Medium};
     use super::*;
+
+    #[rustfmt::skip]
+    const TABLE: &[(&str, Kind, u16, &str, Severity)] = &[
+        ("/usr/bin/su", Added, 0o4755, "setuid", Critical),
+        ("/etc/ld.so.preload", Added, 0o644, "ld-so-preload", Critical),
+        ("/etc/shadow", Changed, 0o640, "accounts", Critical),
+        ("/etc/sudoers.d/x", Added, 0o440, "sudoers", Critical),
+        ("/root/.ssh/authorized_keys", Added, 0o600, "ssh-keys", Critical),
+        ("/etc/cron.d/x", Added, 0o644, "cron", High),
+        ("/var/spool/cron/crontabs/root", Added, 0o600, "cron", High),
+        ("/etc/systemd/system/x.service", Added, 0o644, "services", High),
+        ("/home/a/.bashrc", Changed, 0o644, "shell-profile", High),
+        ("/var/www/html/x.php", Added, 0o644, "web-code", High),
+        ("/var/www/html/index.html", Changed, 0o644, "web-page", Medium),
+        ("/tmp/x", Added, 0o755, "program-in-tmp", High),
+        ("/opt/x", Added, 0o755, "new-program", Medium),
+        ("/usr/bin/ls", Changed, 0o755, "system-program", High),
+        ("/var/lib/dpkg/status", Changed, 0o644, "packages", Medium),
+        ("/tmp/.x", Added, 0o644, "hidden-in-tmp", Medium),
+        ("/var/log/auth.log", Deleted, 0, "log-deleted", Medium),
+        ("/var/cache/x", Added, 0o644, "", Info),
+        ("/etc/cron.dx", Added, 0o644, "settings", Severity::Low),
+    ];
 
     fn judge(path: &str, kind: Kind, mode: u16) -> (&'static str, Severity) {
         let rule = Facts {
@@ -207,101 +232,7 @@ mod tests {
 
     #[test]
     fn what_attackers_do_is_found_and_ordinary_files_are_not() {
-        use Kind::{Added, Changed, Deleted};
-        let table = [
-            ("/usr/bin/su", Added, 0o4755, "setuid", Severity::Critical),
-            (
-                "/etc/ld.so.preload",
-                Added,
-                0o644,
-                "ld-so-preload",
-                Severity::Critical,
-            ),
-            (
-                "/etc/shadow",
-                Changed,
-                0o640,
-                "accounts",
-                Severity::Critical,
-            ),
-            (
-                "/etc/sudoers.d/x",
-                Added,
-                0o440,
-                "sudoers",
-                Severity::Critical,
-            ),
-            (
-                "/root/.ssh/authorized_keys",
-                Added,
-                0o600,
-                "ssh-keys",
-                Severity::Critical,
-            ),
-            ("/etc/cron.d/x", Added, 0o644, "cron", Severity::High),
-            (
-                "/var/spool/cron/crontabs/root",
-                Added,
-                0o600,
-                "cron",
-                Severity::High,
-            ),
-            (
-                "/etc/systemd/system/x.service",
-                Added,
-                0o644,
-                "services",
-                Severity::High,
-            ),
-            (
-                "/home/a/.bashrc",
-                Changed,
-                0o644,
-                "shell-profile",
-                Severity::High,
-            ),
-            (
-                "/var/www/html/x.php",
-                Added,
-                0o644,
-                "web-code",
-                Severity::High,
-            ),
-            (
-                "/var/www/html/index.html",
-                Changed,
-                0o644,
-                "web-page",
-                Severity::Medium,
-            ),
-            ("/tmp/x", Added, 0o755, "program-in-tmp", Severity::High),
-            ("/opt/x", Added, 0o755, "new-program", Severity::Medium),
-            (
-                "/usr/bin/ls",
-                Changed,
-                0o755,
-                "system-program",
-                Severity::High,
-            ),
-            (
-                "/var/lib/dpkg/status",
-                Changed,
-                0o644,
-                "packages",
-                Severity::Medium,
-            ),
-            ("/tmp/.x", Added, 0o644, "hidden-in-tmp", Severity::Medium),
-            (
-                "/var/log/auth.log",
-                Deleted,
-                0,
-                "log-deleted",
-                Severity::Medium,
-            ),
-            ("/var/cache/x", Added, 0o644, "", Severity::Info),
-            ("/etc/cron.dx", Added, 0o644, "", Severity::Info),
-        ];
-        for (path, kind, mode, rule, severity) in table {
+        for (path, kind, mode, rule, severity) in TABLE.iter().copied() {
             assert_eq!(judge(path, kind, mode), (rule, severity), "{path}");
         }
     }

@@ -19,6 +19,7 @@ mod ancestors;
 mod change;
 mod compare;
 mod dir;
+mod entries;
 mod error;
 mod judge;
 mod overlay;

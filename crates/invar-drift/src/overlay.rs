@@ -99,18 +99,26 @@ pub(crate) fn is_xwhiteout(
     Ok(may_be && get_attribute(dir, name, namespace.names()[0])?.is_some())
 }
 
-/// Where the content of a file is that has only metadata in upper: `None` when upper has the
-/// content, else the redirect if there is one.
-pub(crate) fn metacopy(
-    dir: BorrowedFd<'_>,
-    name: &CStr,
-    namespace: Namespace,
-) -> Result<Option<Option<Vec<u8>>>> {
-    let [_, metacopy, redirect] = namespace.names();
-    if get_attribute(dir, name, metacopy)?.is_none() {
-        return Ok(None);
+/// Where the content of a file in upper is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// In upper, as usual.
+    Here,
+    /// Below, under the same name; upper has only the metadata and reads as zeros.
+    Below,
+    /// Below, under the name a redirect gives.
+    Redirected(Vec<u8>),
+}
+
+impl Content {
+    pub(crate) fn of(dir: BorrowedFd<'_>, name: &CStr, namespace: Namespace) -> Result<Self> {
+        let [_, metacopy, redirect] = namespace.names();
+        if get_attribute(dir, name, metacopy)?.is_none() {
+            return Ok(Self::Here);
+        }
+        let redirect = get_attribute(dir, name, redirect)?;
+        Ok(redirect.map_or(Self::Below, Self::Redirected))
     }
-    Ok(Some(get_attribute(dir, name, redirect)?))
 }
 
 /// The path below that a redirect names, given where its directory is below. `None` when it makes

@@ -4,7 +4,6 @@
 //! roots. So neither the stack nor the number of open handles grows with the depth of a tree,
 //! and jobs run on all cores in any order.
 
-use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
@@ -16,12 +15,11 @@ use rustix::io::Errno;
 
 use crate::change::{Change, Kind, Reason, Reasons};
 use crate::compare::{self, Entry};
-use crate::dir::{file_type, names, open_dir, open_file, stat, stat_if_present};
-use crate::overlay::{DirMarks, follow, is_whiteout, is_xwhiteout, join, metacopy, parent};
+use crate::dir::{file_type, open_dir, open_file, stat, stat_if_present};
+use crate::entries::{Chunk, Entries};
+use crate::overlay::{Content, DirMarks, follow, is_whiteout, is_xwhiteout, join, parent};
 use crate::{Comparison, DriftError, Options, Result, ancestors, judge};
 
-/// Entries handled by one job.
-const CHUNK: usize = 1024;
 /// All changed paths together; far beyond a million ordinary ones.
 const PATH_BYTES_LIMIT: u64 = 2 << 30;
 
@@ -39,27 +37,15 @@ pub(crate) struct Walk<'a> {
 
 /// A directory of the merged tree.
 #[derive(Debug, Clone)]
-struct Place {
+pub(crate) struct Place {
     /// Path in the container.
-    path: Vec<u8>,
+    pub(crate) path: Vec<u8>,
     /// Whether upper has it. Without, all of it shows through from `source`.
-    in_upper: bool,
+    pub(crate) in_upper: bool,
     /// Directory below that shows through; `None` when nothing does.
-    source: Option<Vec<u8>>,
+    pub(crate) source: Option<Vec<u8>>,
     /// Whether the image has a directory at `path`, to compare with.
-    in_base: bool,
-}
-
-/// Some entries of one directory.
-struct Chunk {
-    place: Place,
-    has_xwhiteouts: bool,
-    /// Names that upper has.
-    upper: Vec<CString>,
-    /// Names that show through from a source which is not the base, and must be compared.
-    shown: Vec<CString>,
-    /// Names of the base that the merged directory has no more.
-    deleted: Vec<CString>,
+    pub(crate) in_base: bool,
 }
 
 /// An entry of the merged tree, and where it comes from.
@@ -70,10 +56,10 @@ enum Layer<'a> {
 }
 
 /// The handles of a [`Place`].
-struct Handles {
-    upper: Option<OwnedFd>,
-    source: Option<OwnedFd>,
-    base: Option<OwnedFd>,
+pub(crate) struct Handles {
+    pub(crate) upper: Option<OwnedFd>,
+    pub(crate) source: Option<OwnedFd>,
+    pub(crate) base: Option<OwnedFd>,
 }
 
 impl<'a> Walk<'a> {
@@ -174,9 +160,10 @@ impl<'a> Walk<'a> {
     /// Opens what is below a place; a source that is no directory is none.
     fn open_below(&self, place: &mut Place, upper: Option<OwnedFd>) -> Result<Handles> {
         let fail = |errno| read_error("open", &place.path, errno);
-        let base = match place.in_base {
-            true => Some(open_dir(self.lower, &place.path).map_err(fail)?),
-            false => None,
+        let base = if place.in_base {
+            Some(open_dir(self.lower, &place.path).map_err(fail)?)
+        } else {
+            None
         };
         let shows_base = place.shows_base();
         let source = match &place.source {
@@ -371,24 +358,21 @@ impl<'a> Walk<'a> {
         layer: Layer<'_>,
     ) -> rustix::io::Result<bool> {
         let dir = chunk.place.source.as_deref();
-        let in_upper = match layer {
-            Layer::Upper(new) => metacopy(new.dir, new.name, self.options.namespace)?,
-            Layer::Below(_) => Some(None),
+        let (new, content) = match layer {
+            Layer::Upper(new) => (new, Content::of(new.dir, new.name, self.options.namespace)?),
+            Layer::Below(new) => (new, Content::Below),
         };
-        let (Layer::Upper(new) | Layer::Below(new)) = layer;
-        let file = match in_upper {
+        let below = match content {
+            Content::Here => None,
+            Content::Below => Some(dir.map(|dir| join(dir, new.name.to_bytes()))),
+            Content::Redirected(redirect) => Some(follow(&redirect, dir)),
+        };
+        let file = match below {
             None => open_file(self.upper, path)?,
-            Some(redirect) => {
-                let below = match redirect {
-                    Some(redirect) => follow(&redirect, dir),
-                    None => dir.map(|dir| join(dir, new.name.to_bytes())),
-                };
-                match below {
-                    Some(below) if below == path => return Ok(false),
-                    Some(below) => open_file(self.lower, &below)?,
-                    None => return Ok(true),
-                }
-            }
+            Some(Some(below)) if below == path => return Ok(false),
+            Some(Some(below)) => open_file(self.lower, &below)?,
+            // A mark that leads nowhere: the kernel would not give the content either.
+            Some(None) => return Ok(true),
         };
         let old = open_file(self.lower, path)?;
         compare::same_content(file, old)
@@ -410,83 +394,8 @@ impl Place {
 
     /// Whether what shows through is the very directory it is compared with: the usual case, in
     /// which only upper's entries can differ.
-    fn shows_base(&self) -> bool {
+    pub(crate) fn shows_base(&self) -> bool {
         self.in_base && self.source.as_ref() == Some(&self.path)
-    }
-}
-
-/// The names of one merged directory that need a look.
-struct Entries {
-    upper: Vec<CString>,
-    shown: Vec<CString>,
-    deleted: Vec<CString>,
-}
-
-impl Entries {
-    fn list(place: &Place, handles: &Handles) -> rustix::io::Result<Self> {
-        let list = |dir: &Option<OwnedFd>| dir.as_ref().map_or(Ok(Vec::new()), names);
-        let upper = list(&handles.upper)?;
-        if place.shows_base() {
-            return Ok(Self {
-                upper,
-                shown: Vec::new(),
-                deleted: Vec::new(),
-            });
-        }
-        let mut shown = list(&handles.source)?;
-        let mut deleted = list(&handles.base)?;
-        if !shown.is_empty() || !deleted.is_empty() {
-            let over: HashSet<&CStr> = upper.iter().map(CString::as_c_str).collect();
-            shown.retain(|name| !over.contains(name.as_c_str()));
-        }
-        if !deleted.is_empty() {
-            let mut kept: HashSet<&CStr> = shown.iter().map(CString::as_c_str).collect();
-            for name in &upper {
-                if let Some(dir) = &handles.upper
-                    && !is_whiteout(&stat(dir.as_fd(), name)?)
-                {
-                    kept.insert(name);
-                }
-            }
-            deleted.retain(|name| !kept.contains(name.as_c_str()));
-        }
-        Ok(Self {
-            upper,
-            shown,
-            deleted,
-        })
-    }
-
-    fn chunks(self, place: &Place, has_xwhiteouts: bool) -> Vec<Chunk> {
-        let empty = || Chunk {
-            place: place.clone(),
-            has_xwhiteouts,
-            upper: Vec::new(),
-            shown: Vec::new(),
-            deleted: Vec::new(),
-        };
-        let mut chunks = Vec::new();
-        fn split(mut names: Vec<CString>) -> Vec<Vec<CString>> {
-            let mut parts = Vec::new();
-            while names.len() > CHUNK {
-                parts.push(names.split_off(names.len() - CHUNK));
-            }
-            parts.push(names);
-            parts
-        }
-        for upper in split(self.upper) {
-            chunks.push(Chunk { upper, ..empty() });
-        }
-        for shown in split(self.shown) {
-            chunks.push(Chunk { shown, ..empty() });
-        }
-        for deleted in split(self.deleted) {
-            chunks.push(Chunk { deleted, ..empty() });
-        }
-        chunks.retain(|chunk| {
-            !(chunk.upper.is_empty() && chunk.shown.is_empty() && chunk.deleted.is_empty())
-        });
-        chunks
     }
 }
 
