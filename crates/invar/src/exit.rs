@@ -16,7 +16,6 @@ pub(crate) const FAILED: u8 = 1;
 /// The command line was wrong.
 const USAGE: u8 = 2;
 /// A check found what it looked for: drift, a flipped byte, invalid evidence.
-#[expect(dead_code, reason = "diff and evidence use it")]
 pub(crate) const FOUND: u8 = 3;
 /// `run`, `create`, `exec`: Invar itself failed, not the program.
 pub(crate) const NOT_RUN: u8 = 125;

@@ -4,6 +4,7 @@
 mod cli;
 mod commands;
 mod container_config;
+mod engines;
 mod exit;
 mod hints;
 mod names;

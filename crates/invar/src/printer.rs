@@ -25,6 +25,15 @@ pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{}", text.as_ref())
 }
 
+/// Writes many lines of a result.
+pub(crate) fn lines(texts: impl Iterator<Item = String>) -> io::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    for text in texts {
+        writeln!(out, "{text}")?;
+    }
+    out.flush()
+}
+
 /// Tells the user something beside the result.
 pub(crate) fn note(text: impl AsRef<str>) {
     // A closed standard error must not fail the operation that is being told about.
