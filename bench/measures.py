@@ -1,0 +1,168 @@
+"""What is measured. Each measure returns rows for the table; its targets stand beside it."""
+
+import json
+import pathlib
+import statistics
+import time
+
+import peers
+from table import Row
+
+MANY_FILES = "i=0; while [ $i -lt 100 ]; do mkdir /data/$i; j=0; while [ $j -lt 1000 ]; do : > /data/$i/$j; j=$((j+1)); done; i=$((i+1)); done"
+GIBIBYTE = "dd if=/dev/urandom of=/data/big bs=1M count=1024 2>/dev/null"
+
+
+def alternate(rounds: int, runners: dict) -> dict:
+    """Runs every runner once in each round, after one round to warm up; seconds by runner."""
+    taken = {name: [] for name in runners}
+    for turn in range(rounds + 1):
+        for name, runner in runners.items():
+            value = runner()
+            if turn > 0:
+                taken[name].append(value)
+    return taken
+
+
+def medians(taken: dict) -> dict:
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def start_and_exit(bench, rounds: int) -> list:
+    """Create, start, wait for, and remove a container that runs /bin/true."""
+    run = ["run", "--rm", "--network", "none", "busybox", "/bin/true"]
+    commands = {
+        "invar": bench.invar.command(*run),
+        "crun": bench.crun.true(),
+        "podman": bench.podman.command(*run),
+        "docker": bench.docker.command(*run),
+    }
+    m = medians(alternate(rounds * 2, {name: lambda c=c: peers.seconds(c) for name, c in commands.items()}))
+    return [
+        Row("run + exit of /bin/true", m["invar"], "crun run", m["crun"], most=2.0),
+        Row("run + exit of /bin/true", m["invar"], "podman run --rm", m["podman"]),
+        Row("run + exit of /bin/true", m["invar"], "docker run --rm", m["docker"], most=0.1),
+    ]
+
+
+def diff(bench, rounds: int) -> list:
+    """The changes of a container that added 100,000 files."""
+    invar = bench.invar.run("run", "-d", "--writable", "busybox", "sh", "-c", MANY_FILES)
+    bench.invar.run("wait", invar)
+    docker = bench.docker.run("run", "-d", "--network", "none", "busybox", "sh", "-c", MANY_FILES)
+    bench.docker.run("wait", docker)
+    upper = bench.invar.root / "containers" / bench.invar.inspect(invar)["id"] / "upper"
+    found = len(bench.invar.run("diff", invar).splitlines())
+    if found < 100_100:
+        raise SystemExit(f"bench: invar diff shows {found} changes of 100,100")
+    m = medians(alternate(rounds, {
+        "invar": lambda: peers.seconds(bench.invar.command("diff", invar)),
+        "find": lambda: peers.seconds(["find", upper]),
+        "docker": lambda: peers.seconds(bench.docker.command("diff", docker)),
+    }))
+    bench.invar.remove_all()
+    bench.docker.remove_all()
+    return [
+        Row("diff of 100,000 added files", m["invar"], "find", m["find"], most=4.0),
+        Row("diff of 100,000 added files", m["invar"], "docker diff", m["docker"], most=1 / 8),
+    ]
+
+
+def capture(bench, rounds: int) -> list:
+    """Freeze, record and seal a running container that wrote 1 GiB; docker commit writes it again."""
+    program = ["sh", "-c", f"{GIBIBYTE}; touch /data/done; sleep 1000"]
+    frozen, total, commit = [], [], []
+    for _ in range(rounds):
+        container = bench.invar.run("run", "-d", "--writable", "busybox", *program)
+        upper = bench.invar.root / "containers" / bench.invar.inspect(container)["id"] / "upper"
+        wait_for(upper / "data/done")
+        start = time.perf_counter()
+        evidence = json.loads(bench.invar.run("capture", "--stop", "--format", "json", container))
+        total.append(time.perf_counter() - start)
+        frozen.append(evidence["frozen_ms"] / 1000)
+        bench.invar.run("evidence", "rm", evidence["id"])
+    for _ in range(min(rounds, 3)):
+        container = bench.docker.run("run", "-d", "--network", "none", "busybox", *program)
+        merged = bench.docker.run("inspect", "-f", "{{.GraphDriver.Data.UpperDir}}", container)
+        wait_for(pathlib.Path(merged) / "data/done")
+        start = time.perf_counter()
+        image = bench.docker.run("commit", container)
+        commit.append(time.perf_counter() - start)
+        bench.docker.run("rm", "-f", container)
+        bench.docker.run("rmi", image)
+    return [
+        Row("capture, 1 GiB changed: frozen", statistics.median(frozen), "limit", 0.050, most=1.0),
+        Row("capture, 1 GiB changed: sealed", statistics.median(total), "docker commit", statistics.median(commit)),
+    ]
+
+
+def wait_for(path: pathlib.Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"bench: {path} did not appear")
+        time.sleep(0.05)
+
+
+def memory(bench, _rounds: int) -> list:
+    """The process that stays beside each container, proportional set size."""
+    sleep = ["busybox", "sleep", "1000"]
+    invar = bench.invar.run("run", "-d", *sleep)
+    podman = bench.podman.run("run", "-d", "--network", "none", *sleep)
+    docker = bench.docker.run("run", "-d", "--network", "none", *sleep)
+    pids = {
+        "invar": bench.invar.inspect(invar)["init_pid"],
+        "podman": bench.podman.run("inspect", "-f", "{{.State.Pid}}", podman),
+        "docker": bench.docker.run("inspect", "-f", "{{.State.Pid}}", docker),
+    }
+    time.sleep(1)
+    pss = {name: proportional_set_size(parent(pid)) for name, pid in pids.items()}
+    for engine in (bench.invar, bench.podman, bench.docker):
+        engine.remove_all()
+    return [
+        Row("memory beside a container", pss["invar"], "limit 2 MB", 2e6, most=1.0, unit="B"),
+        Row("memory beside a container", pss["invar"], "conmon", pss["podman"], unit="B"),
+        Row("memory beside a container", pss["invar"], "containerd-shim", pss["docker"], unit="B"),
+    ]
+
+
+def parent(pid) -> int:
+    status = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:")))
+
+
+def proportional_set_size(pid: int) -> float:
+    rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
+    return 1024.0 * int(next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")))
+
+
+def import_rootfs(bench, rounds: int) -> list:
+    """Import of a Debian root file system of about 500 MB; the image is removed after each round."""
+    tar = peers.debian_rootfs()
+
+    def one(engine, arguments):
+        taken = peers.seconds(engine.command(*arguments))
+        engine.run("rmi", "debian")
+        if engine.name == "invar":
+            engine.run("image", "prune")
+        return taken
+
+    m = medians(alternate(rounds, {
+        "invar": lambda: one(bench.invar, ["import", "debian", tar]),
+        "docker": lambda: one(bench.docker, ["import", tar, "debian"]),
+        "podman": lambda: one(bench.podman, ["import", tar, "debian"]),
+    }))
+    size = tar.stat().st_size / 1e6
+    label = f"import of a {size:.0f} MB Debian root"
+    return [
+        Row(label, m["invar"], "docker import", m["docker"], most=1.0),
+        Row(label, m["invar"], "podman import", m["podman"], most=1.0),
+    ]
+
+
+ALL = {
+    "start": start_and_exit,
+    "memory": memory,
+    "diff": diff,
+    "capture": capture,
+    "import": import_rootfs,
+}

@@ -1,0 +1,193 @@
+"""The runners that are measured: invar, crun, and private Docker and Podman engines."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+PROJECT = pathlib.Path(__file__).resolve().parent.parent
+SCRATCH = pathlib.Path("/var/tmp")
+
+
+def hide_unified_cgroup() -> None:
+    """Continues in a mount namespace of our own without the empty cgroup2 mount of a hybrid host.
+
+    crun refuses hybrid hosts; every runner sees the same.
+    """
+    if os.environ.get("INVAR_BENCH_INSIDE"):
+        if os.path.ismount("/sys/fs/cgroup/unified"):
+            checked(["umount", "/sys/fs/cgroup/unified"])
+        return
+    os.environ["INVAR_BENCH_INSIDE"] = "1"
+    os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.argv])
+
+
+def checked(command: list, **options) -> str:
+    """Runs a command that must succeed; its standard output."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+    if done.returncode != 0:
+        sys.exit(f"bench: {' '.join(map(str, command))} ended with {done.returncode}:\n{done.stderr}{done.stdout}")
+    return done.stdout.strip()
+
+
+def seconds(command: list, output=subprocess.DEVNULL) -> float:
+    """How long a command that must succeed takes."""
+    command = [str(part) for part in command]
+    start = time.perf_counter()
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE)
+    taken = time.perf_counter() - start
+    if done.returncode != 0:
+        sys.exit(f"bench: {' '.join(command)} ended with {done.returncode}: {done.stderr.decode()}")
+    return taken
+
+
+class Bench:
+    """Everything a measure needs; engines are started when first asked for, removed at the end."""
+
+    def __init__(self, stack):
+        self.stack = stack
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="invar-bench-", dir=SCRATCH))
+        stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        self.made = {}
+
+    def once(self, make):
+        """The engine that `make` starts, the same at every call."""
+        if make not in self.made:
+            self.made[make] = make(self)
+        return self.made[make]
+
+    @property
+    def invar(self):
+        return self.once(Invar)
+
+    @property
+    def docker(self):
+        return self.once(Docker)
+
+    @property
+    def podman(self):
+        return self.once(Podman)
+
+    @property
+    def crun(self):
+        return self.once(Crun)
+
+    @property
+    def rootfs(self) -> pathlib.Path:
+        return self.once(busybox_rootfs)
+
+
+class Engine:
+    """A runner with Docker's words: `engine.command("run", …)` is a command line."""
+
+    prefix: list
+
+    def command(self, *words) -> list:
+        return [*self.prefix, *words]
+
+    def run(self, *words) -> str:
+        return checked(self.command(*words))
+
+    def remove_all(self) -> None:
+        for container in self.run("ps", "-a", "-q").split():
+            self.run("rm", "-f", container)
+
+
+class Invar(Engine):
+    name = "invar"
+
+    def __init__(self, bench):
+        target = next(line[6:] for line in checked(["rustc", "-vV"]).splitlines() if line.startswith("host: "))
+        self.binary = PROJECT / "target" / target / "release" / "invar"
+        self.root = bench.directory / "invar"
+        self.prefix = [self.binary, "--root", self.root]
+        self.run("import", "busybox", bench.rootfs)
+        bench.stack.callback(self.remove_all)
+
+    def inspect(self, container: str) -> dict:
+        return json.loads(self.run("inspect", container))[0]
+
+
+class Docker(Engine):
+    name = "docker"
+
+    def __init__(self, bench):
+        directory = bench.directory / "docker"
+        directory.mkdir()
+        socket = f"unix://{directory}/socket"
+        with open(directory / "log", "w", encoding="utf-8") as log:
+            daemon = subprocess.Popen(
+                ["dockerd", "--data-root", directory / "data", "--exec-root", directory / "exec", "--pidfile",
+                 directory / "pid", "--host", socket, "--bridge=none", "--iptables=false", "--ip-masq=false"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        bench.stack.callback(daemon.wait)
+        bench.stack.callback(daemon.terminate)
+        self.prefix = ["docker", "--host", socket]
+        deadline = time.monotonic() + 60
+        while subprocess.run(self.command("version"), capture_output=True).returncode != 0:
+            if time.monotonic() > deadline:
+                sys.exit(f"bench: dockerd did not start:\n{(directory / 'log').read_text()}")
+            time.sleep(0.1)
+        bench.stack.callback(self.remove_all)
+        self.run("import", bench.rootfs, "busybox")
+
+
+class Podman(Engine):
+    name = "podman"
+
+    def __init__(self, bench):
+        directory = bench.directory / "podman"
+        self.prefix = ["podman", "--root", directory / "root", "--runroot", directory / "run",
+                       "--cgroup-manager=cgroupfs", "--storage-driver=overlay", "--events-backend=none"]
+        self.run("import", bench.rootfs, "busybox")
+        bench.stack.callback(checked, self.command("rmi", "--all", "--force"))
+        bench.stack.callback(self.remove_all)
+
+
+class Crun:
+    name = "crun"
+
+    def __init__(self, bench):
+        self.bundle = bench.directory / "crun"
+        (self.bundle / "rootfs").mkdir(parents=True)
+        checked(["tar", "-xf", bench.rootfs, "-C", self.bundle / "rootfs"])
+        checked(["crun", "spec"], cwd=self.bundle)
+        config = self.bundle / "config.json"
+        spec = json.loads(config.read_text(encoding="utf-8"))
+        spec["process"]["args"] = ["/bin/true"]
+        spec["process"]["terminal"] = False
+        config.write_text(json.dumps(spec), encoding="utf-8")
+
+    def true(self) -> list:
+        return ["crun", "--cgroup-manager=cgroupfs", "run", "--bundle", self.bundle, "invar-bench"]
+
+
+def busybox_rootfs(bench) -> pathlib.Path:
+    """A tar of a root file system with the host's static busybox."""
+    tree = bench.directory / "busybox"
+    for part in ("bin", "etc", "tmp", "data"):
+        (tree / part).mkdir(parents=True)
+    shutil.copy(shutil.which("busybox"), tree / "bin/busybox")
+    for applet in checked([tree / "bin/busybox", "--list"]).split():
+        if applet != "busybox":
+            (tree / "bin" / applet).symlink_to("busybox")
+    (tree / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n", encoding="utf-8")
+    tar = bench.directory / "busybox.tar"
+    checked(["tar", "-C", tree, "--numeric-owner", "--owner=0", "--group=0", "-cf", tar, "."])
+    return tar
+
+
+def debian_rootfs() -> pathlib.Path:
+    """A tar of about 500 MB of Debian, made once and kept under target/."""
+    path = PROJECT / "target/testkit/debian-500mb.tar"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".unfinished.tar")
+        checked(["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase",
+                 "--include=build-essential,python3,git,perl-doc", "bookworm", unfinished])
+        unfinished.rename(path)
+    return path

@@ -1,0 +1,111 @@
+//! How to make a layer's exact bytes again: headers inline, file content by object
+//! (a composefs split stream).
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+
+use composefs::splitstream::{SplitStreamReader, SplitStreamWriter};
+
+use crate::error::{ImageError, Result};
+use crate::objects::{ObjectId, Objects, Pending};
+
+/// Content type of a tar layer in a split stream's header: "invartar".
+const CONTENT_TYPE: u64 = u64::from_le_bytes(*b"invartar");
+
+enum Segment {
+    Inline(Vec<u8>),
+    Object(Pending, u64),
+}
+
+/// Writes a recipe in order, while objects become ready out of order.
+pub(super) struct RecipeWriter {
+    stream: SplitStreamWriter<ObjectId>,
+    pending: VecDeque<Segment>,
+}
+
+impl RecipeWriter {
+    pub(super) fn new(objects: &Objects) -> Result<Self> {
+        let stream = objects
+            .create_stream(CONTENT_TYPE)
+            .map_err(ImageError::store("record a layer"))?;
+        Ok(Self {
+            stream,
+            pending: VecDeque::new(),
+        })
+    }
+
+    pub(super) fn inline(&mut self, bytes: Vec<u8>) -> Result<()> {
+        if !bytes.is_empty() {
+            self.pending.push_back(Segment::Inline(bytes));
+        }
+        self.flush(false)
+    }
+
+    pub(super) fn object(&mut self, object: Pending, size: u64) -> Result<()> {
+        self.pending.push_back(Segment::Object(object, size));
+        self.flush(false)
+    }
+
+    /// Stores the recipe itself.
+    pub(super) fn finish(mut self) -> Result<ObjectId> {
+        self.flush(true)?;
+        self.stream
+            .done()
+            .map_err(ImageError::store("record a layer"))
+    }
+
+    fn flush(&mut self, wait: bool) -> Result<()> {
+        while let Some(segment) = self.pending.pop_front() {
+            match segment {
+                Segment::Inline(bytes) => self.stream.write_inline(&bytes),
+                Segment::Object(object, size) if wait || object.is_done() => {
+                    self.stream.add_external_size(size);
+                    self.stream
+                        .write_reference(object.wait()?)
+                        .map_err(ImageError::store("record a layer"))?;
+                }
+                waiting @ Segment::Object(..) => {
+                    self.pending.push_front(waiting);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a recipe.
+pub(crate) fn open(objects: &Objects, id: &ObjectId) -> Result<SplitStreamReader<ObjectId>> {
+    let file = objects
+        .open_object(id)
+        .map_err(ImageError::store("open a layer"))?;
+    SplitStreamReader::new(file.into(), Some(CONTENT_TYPE))
+        .map_err(ImageError::store("read a layer"))
+}
+
+/// Writes the layer's exact bytes.
+pub(crate) fn write_layer(objects: &Objects, id: &ObjectId, output: &mut impl Write) -> Result<()> {
+    let mut stream = open(objects, id)?;
+    stream
+        .cat(objects, output)
+        .map_err(ImageError::store("read a layer"))
+}
+
+/// Every object a recipe needs, itself not among them.
+pub(crate) fn references(objects: &Objects, id: &ObjectId) -> Result<Vec<ObjectId>> {
+    let mut all = Vec::new();
+    open(objects, id)?
+        .get_object_refs(|object| all.push(object.clone()))
+        .map_err(ImageError::store("read a layer"))?;
+    Ok(all)
+}
+
+/// Reads exactly `length` bytes, in memory.
+pub(super) fn read_exactly(reader: impl Read, length: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    let read = reader.take(length).read_to_end(&mut bytes)? as u64;
+    if read < length {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,92 @@
+//! Removal of content that no image needs: what `rmi` left, and what a crash left behind.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use composefs::fsverity::FsVerityHashValue;
+use fs_err as fs;
+use rustix::fs::FlockOperation;
+
+use crate::error::{ImageError, Result};
+use crate::layer::recipe;
+use crate::objects::ObjectId;
+use crate::store::ImageStore;
+use crate::view;
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Files of the content store.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl ImageStore {
+    /// Removes all content that no image needs. Waits for imports that are under way.
+    pub fn prune(&self) -> Result<Pruned> {
+        let _lock = self.lock(FlockOperation::LockExclusive)?;
+        self.forget_unused_layers()?;
+        let mut needed = HashSet::new();
+        let mut views = HashSet::new();
+        for image in self.list()? {
+            needed.extend(self.objects_of(&image.id)?);
+            views.insert(self.parts(&image.id)?.0.to_hex());
+        }
+        remove_plain(&self.directory().join("plain"), &views)?;
+        self.sweep(&needed)
+    }
+
+    /// Every object of an image: its view, its layers' recipes, and what they name.
+    pub(crate) fn objects_of(&self, id: &crate::ImageId) -> Result<HashSet<ObjectId>> {
+        let (view, _config, _manifest) = self.parts(id)?;
+        let mut all: HashSet<_> = view::references(&self.objects, &view)?
+            .into_iter()
+            .collect();
+        all.insert(view);
+        for layer in self.layers(id)? {
+            all.extend(recipe::references(&self.objects, &layer.recipe)?);
+            all.insert(layer.recipe);
+        }
+        Ok(all)
+    }
+
+    fn sweep(&self, needed: &HashSet<ObjectId>) -> Result<Pruned> {
+        let mut pruned = Pruned::default();
+        let objects = self.directory().join("objects");
+        for directory in entries(&objects)? {
+            let prefix = directory.file_name().to_string_lossy().into_owned();
+            for file in entries(&directory.path())? {
+                let path = file.path();
+                let hex = format!("{prefix}{}", file.file_name().to_string_lossy());
+                if ObjectId::from_hex(&hex).is_ok_and(|id| needed.contains(&id)) {
+                    continue;
+                }
+                let bytes = fs::symlink_metadata(&path).map_or(0, |metadata| metadata.len());
+                fs::remove_file(&path).map_err(ImageError::io("remove", &path))?;
+                pruned.objects += 1;
+                pruned.bytes += bytes;
+            }
+        }
+        Ok(pruned)
+    }
+}
+
+fn remove_plain(directory: &Path, views: &HashSet<String>) -> Result<()> {
+    for tree in entries(directory)? {
+        if !views.contains(&*tree.file_name().to_string_lossy()) {
+            let path = tree.path();
+            fs::remove_dir_all(&path).map_err(ImageError::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+fn entries(directory: &Path) -> Result<Vec<fs::DirEntry>> {
+    if !directory.exists() {
+        return Ok(Vec::new());
+    }
+    fs::read_dir(directory)
+        .and_then(Iterator::collect)
+        .map_err(ImageError::io("read", directory))
+}

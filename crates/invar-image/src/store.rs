@@ -1,0 +1,454 @@
+//! The image store: names to images in `state.db`, content in `store/`.
+//!
+//! An image is visible once its row is committed; everything it needs was written and synced
+//! before. What has no row yet, or no more, is removed by [`ImageStore::prune`].
+
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use composefs::fsverity::FsVerityHashValue;
+use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt;
+use jiff::Timestamp;
+use oci_spec::image::ImageConfiguration;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::digest::Digest;
+use crate::error::{ImageError, Result};
+use crate::layer::StoredLayer;
+use crate::limits::Limits;
+use crate::objects::{self, ObjectId, Objects};
+use crate::reference::Reference;
+use crate::state;
+use crate::view::{self, ImageView};
+
+/// Digest of an image's configuration: names the image for ever.
+pub type ImageId = Digest;
+
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE images (
+        id TEXT PRIMARY KEY, manifest_digest TEXT NOT NULL, manifest BLOB NOT NULL,
+        config BLOB NOT NULL, view TEXT NOT NULL, size INTEGER NOT NULL,
+        stored_at TEXT NOT NULL
+    );
+    CREATE TABLE layers (diff_id TEXT PRIMARY KEY, recipe TEXT NOT NULL, size INTEGER NOT NULL);
+    CREATE TABLE image_layers (
+        image TEXT NOT NULL REFERENCES images ON DELETE CASCADE, position INTEGER NOT NULL,
+        diff_id TEXT NOT NULL REFERENCES layers, PRIMARY KEY (image, position)
+    );
+    CREATE TABLE image_names (
+        name TEXT PRIMARY KEY, image TEXT NOT NULL REFERENCES images ON DELETE CASCADE
+    );
+    CREATE TABLE image_holds (container TEXT PRIMARY KEY, image TEXT NOT NULL REFERENCES images);
+"];
+
+/// An image in the store.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Digest of the configuration.
+    pub id: ImageId,
+    /// Digest of the manifest it came with, or that Invar wrote for it.
+    pub manifest: Digest,
+    /// `name:tag`, sorted.
+    pub names: Vec<String>,
+    /// What its author says about running it.
+    pub config: ImageConfiguration,
+    /// Bytes of all its layers, uncompressed.
+    pub size: u64,
+    /// When its author made it, if they say.
+    pub created_at: Option<Timestamp>,
+    /// When it came into this store.
+    pub stored_at: Timestamp,
+}
+
+/// An image about to become visible.
+pub(crate) struct NewImage {
+    pub(crate) manifest: Vec<u8>,
+    pub(crate) manifest_digest: Digest,
+    pub(crate) config: Vec<u8>,
+    pub(crate) layers: Vec<StoredLayer>,
+    pub(crate) view: ObjectId,
+}
+
+/// What removing a name did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    /// Names that no longer exist.
+    pub untagged: Vec<String>,
+    /// The image, when nothing refers to it any more.
+    pub deleted: Option<ImageId>,
+}
+
+/// All images of one state root.
+#[derive(Debug)]
+pub struct ImageStore {
+    root: PathBuf,
+    pub(crate) objects: Objects,
+    connection: Mutex<Connection>,
+    pub(crate) limits: Limits,
+}
+
+impl ImageStore {
+    /// Opens the store under a state root; both are made when missing.
+    pub fn open(root: &Path) -> Result<Self> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .map_err(ImageError::io("create", root))?;
+        Ok(Self {
+            root: root.to_owned(),
+            objects: objects::open(&root.join("store"))?,
+            connection: Mutex::new(state::open(root, "image", MIGRATIONS)?),
+            limits: Limits::default(),
+        })
+    }
+
+    /// The same store with other limits on what comes in.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Every image, newest in this store first.
+    pub fn list(&self) -> Result<Vec<Image>> {
+        let connection = self.connection();
+        let sql = format!("{SELECT} ORDER BY stored_at DESC, id");
+        let mut statement = connection.prepare(&sql)?;
+        let rows = statement.query_map([], ImageRow::read)?;
+        let rows: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
+        rows.into_iter()
+            .map(|row| row.complete(&connection))
+            .collect()
+    }
+
+    /// The image with this name, `name@digest`, id, or unambiguous id prefix.
+    pub fn resolve(&self, name: &str) -> Result<Image> {
+        let connection = self.connection();
+        let reference = Reference::parse(name);
+        if let Ok(reference) = &reference
+            && let Some(image) = find_by_reference(&connection, reference)?
+        {
+            return Ok(image);
+        }
+        let digits = name.strip_prefix("sha256:").unwrap_or(name);
+        let is_prefix = !digits.is_empty()
+            && digits.len() <= 64
+            && digits
+                .bytes()
+                .all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase());
+        if !is_prefix {
+            reference?;
+            return Err(not_found(name));
+        }
+        let sql = format!("{SELECT} WHERE id LIKE 'sha256:' || ?1 || '%'");
+        let mut statement = connection.prepare(&sql)?;
+        let rows = statement.query_map([digits], ImageRow::read)?;
+        let mut rows: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
+        match (rows.pop(), rows.len()) {
+            (None, _) => Err(not_found(name)),
+            (Some(row), 0) => row.complete(&connection),
+            (Some(_), more) => Err(ImageError::Ambiguous {
+                prefix: name.to_owned(),
+                count: more + 1,
+            }),
+        }
+    }
+
+    /// The image with exactly this id.
+    pub fn get(&self, id: &ImageId) -> Result<Image> {
+        let connection = self.connection();
+        find_by_id(&connection, id.as_str())?.ok_or_else(|| not_found(id.as_str()))
+    }
+
+    /// Mounts an image's read-only view, detached.
+    pub fn open_view(&self, id: &ImageId) -> Result<ImageView> {
+        let hex: Option<String> = self
+            .connection()
+            .query_row(
+                "SELECT view FROM images WHERE id = ?1",
+                [id.as_str()],
+                |row| row.get(0),
+            )
+            .optional()?;
+        let hex = hex.ok_or_else(|| not_found(id.as_str()))?;
+        view::open(&self.objects, &self.root.join("store"), &object_id(&hex)?)
+    }
+
+    /// Gives an image one more name, taken from any image that has it.
+    pub fn tag(&self, id: &ImageId, name: &Reference) -> Result<()> {
+        self.write(|transaction| name_image(transaction, id, name))
+    }
+
+    /// Removes a name, or with an id all names, and the image once it has none.
+    ///
+    /// An image that a container was made from stays; with `force` only its names go.
+    pub fn remove(&self, name: &str, force: bool) -> Result<Removed> {
+        let image = self.resolve(name)?;
+        let named = Reference::parse(name).ok().map(|r| r.name_and_tag());
+        let by_name = named.filter(|name| image.names.contains(name));
+        let untagged = by_name.map_or_else(|| image.names.clone(), |name| vec![name]);
+        let is_last = untagged.len() == image.names.len();
+        let removed = self.write(|transaction| {
+            let holder = holder(transaction, &image.id)?;
+            if is_last
+                && !force
+                && let Some(container) = &holder
+            {
+                return Err(ImageError::InUse {
+                    name: name.to_owned(),
+                    container: container.chars().take(12).collect(),
+                });
+            }
+            for name in &untagged {
+                transaction.execute("DELETE FROM image_names WHERE name = ?1", [name])?;
+            }
+            let is_deleted = is_last && holder.is_none();
+            if is_deleted {
+                transaction.execute("DELETE FROM images WHERE id = ?1", [image.id.as_str()])?;
+            }
+            Ok(Removed {
+                untagged: untagged.clone(),
+                deleted: is_deleted.then(|| image.id.clone()),
+            })
+        })?;
+        Ok(removed)
+    }
+
+    /// Keeps an image for a container until [`ImageStore::release`].
+    pub fn hold(&self, id: &ImageId, container: &str) -> Result<()> {
+        self.write(|transaction| {
+            let sql = "INSERT OR REPLACE INTO image_holds VALUES (?1, ?2)";
+            transaction.execute(sql, [container, id.as_str()])?;
+            Ok(())
+        })
+    }
+
+    /// Ends what [`ImageStore::hold`] began.
+    pub fn release(&self, container: &str) -> Result<()> {
+        let sql = "DELETE FROM image_holds WHERE container = ?1";
+        self.connection().execute(sql, [container])?;
+        Ok(())
+    }
+
+    /// Makes an image visible, with everything it needs safely on disk first.
+    pub(crate) fn publish(&self, new: &NewImage, names: &[Reference]) -> Result<Image> {
+        let id = Digest::of(&new.config);
+        parse_config(&new.config)?;
+        self.objects
+            .sync()
+            .map_err(ImageError::store("write it to disk"))?;
+        let size: u64 = new.layers.iter().map(|layer| layer.size).sum();
+        self.write(|transaction| {
+            transaction.execute(
+                "INSERT OR IGNORE INTO images VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                (
+                    id.as_str(),
+                    new.manifest_digest.as_str(),
+                    &new.manifest,
+                    &new.config,
+                    new.view.to_hex(),
+                    i64::try_from(size).unwrap_or(i64::MAX),
+                    Timestamp::now().to_string(),
+                ),
+            )?;
+            for (position, layer) in new.layers.iter().enumerate() {
+                transaction.execute(
+                    "INSERT OR IGNORE INTO layers VALUES (?1, ?2, ?3)",
+                    (
+                        layer.diff_id.as_str(),
+                        layer.recipe.to_hex(),
+                        i64::try_from(layer.size).unwrap_or(i64::MAX),
+                    ),
+                )?;
+                transaction.execute(
+                    "INSERT OR IGNORE INTO image_layers VALUES (?1, ?2, ?3)",
+                    (
+                        id.as_str(),
+                        i64::try_from(position).expect("few layers"),
+                        layer.diff_id.as_str(),
+                    ),
+                )?;
+            }
+            names
+                .iter()
+                .try_for_each(|name| name_image(transaction, &id, name))
+        })?;
+        self.get(&id)
+    }
+
+    /// The layers of an image, bottom first.
+    pub(crate) fn layers(&self, id: &ImageId) -> Result<Vec<StoredLayer>> {
+        let connection = self.connection();
+        let mut statement = connection.prepare(
+            "SELECT diff_id, recipe, size FROM image_layers JOIN layers USING (diff_id)
+             WHERE image = ?1 ORDER BY position",
+        )?;
+        let rows = statement.query_map([id.as_str()], |row| {
+            Ok((
+                row.get::<_, String>(0)?,
+                row.get::<_, String>(1)?,
+                row.get::<_, i64>(2)?,
+            ))
+        })?;
+        rows.map(|row| {
+            let (diff_id, recipe, size) = row?;
+            Ok(StoredLayer {
+                diff_id: Digest::parse(&diff_id)?,
+                recipe: object_id(&recipe)?,
+                size: u64::try_from(size).unwrap_or(0),
+            })
+        })
+        .collect()
+    }
+
+    /// The view, configuration bytes and manifest bytes of an image.
+    pub(crate) fn parts(&self, id: &ImageId) -> Result<(ObjectId, Vec<u8>, Vec<u8>)> {
+        let sql = "SELECT view, config, manifest FROM images WHERE id = ?1";
+        let parts: Option<(String, Vec<u8>, Vec<u8>)> = self
+            .connection()
+            .query_row(sql, [id.as_str()], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
+            .optional()?;
+        let (view, config, manifest) = parts.ok_or_else(|| not_found(id.as_str()))?;
+        Ok((object_id(&view)?, config, manifest))
+    }
+
+    /// Recipes of layers that no image has any more are forgotten.
+    pub(crate) fn forget_unused_layers(&self) -> Result<()> {
+        let sql = "DELETE FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM image_layers)";
+        self.connection().execute(sql, [])?;
+        Ok(())
+    }
+
+    /// Holds off [`ImageStore::prune`] while content is written that no image refers to yet.
+    pub(crate) fn lock(&self, operation: FlockOperation) -> Result<fs::File> {
+        let path = self.root.join("store.lock");
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(ImageError::io("open", &path))?;
+        flock(file.as_fd(), operation).map_err(|e| ImageError::io("lock", &path)(e.into()))?;
+        Ok(file)
+    }
+
+    /// Where content is kept.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // A panic while it was held left no half transaction: dropping one rolls it back.
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let value = change(&transaction)?;
+        transaction.commit()?;
+        Ok(value)
+    }
+}
+
+const SELECT: &str = "SELECT id, manifest_digest, config, size, stored_at FROM images";
+
+struct ImageRow {
+    id: String,
+    manifest: String,
+    config: Vec<u8>,
+    size: i64,
+    stored_at: String,
+}
+
+impl ImageRow {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            manifest: row.get(1)?,
+            config: row.get(2)?,
+            size: row.get(3)?,
+            stored_at: row.get(4)?,
+        })
+    }
+
+    fn complete(self, connection: &Connection) -> Result<Image> {
+        let mut statement =
+            connection.prepare("SELECT name FROM image_names WHERE image = ?1 ORDER BY name")?;
+        let names = statement.query_map([&self.id], |row| row.get(0))?;
+        let config = parse_config(&self.config)?;
+        let created_at = config.created().as_ref().and_then(|text| text.parse().ok());
+        Ok(Image {
+            id: Digest::parse(&self.id)?,
+            manifest: Digest::parse(&self.manifest)?,
+            names: names.collect::<rusqlite::Result<_>>()?,
+            config,
+            size: u64::try_from(self.size).unwrap_or(0),
+            created_at,
+            stored_at: self.stored_at.parse().unwrap_or(Timestamp::UNIX_EPOCH),
+        })
+    }
+}
+
+pub(crate) fn parse_config(bytes: &[u8]) -> Result<ImageConfiguration> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| ImageError::malformed("image configuration", error))
+}
+
+fn find_by_id(connection: &Connection, id: &str) -> Result<Option<Image>> {
+    let sql = format!("{SELECT} WHERE id = ?1");
+    let row = connection
+        .query_row(&sql, [id], ImageRow::read)
+        .optional()?;
+    row.map(|row| row.complete(connection)).transpose()
+}
+
+/// A name with a digest finds the image only when both agree.
+fn find_by_reference(connection: &Connection, reference: &Reference) -> Result<Option<Image>> {
+    let sql = "SELECT image FROM image_names WHERE name = ?1";
+    let name = reference.name_and_tag();
+    let id: Option<String> = connection
+        .query_row(sql, [&name], |row| row.get(0))
+        .optional()?;
+    let Some(id) = id else { return Ok(None) };
+    let image = find_by_id(connection, &id)?;
+    if let (Some(image), Some(pinned)) = (&image, reference.digest())
+        && *pinned != image.id
+    {
+        pinned.expect(&format!("image {name}"), &image.manifest)?;
+    }
+    Ok(image)
+}
+
+fn name_image(transaction: &Transaction<'_>, id: &ImageId, name: &Reference) -> Result<()> {
+    let sql = "INSERT INTO image_names VALUES (?1, ?2)
+               ON CONFLICT (name) DO UPDATE SET image = excluded.image";
+    transaction.execute(sql, [name.name_and_tag().as_str(), id.as_str()])?;
+    Ok(())
+}
+
+fn holder(transaction: &Transaction<'_>, id: &ImageId) -> Result<Option<String>> {
+    let sql = "SELECT container FROM image_holds WHERE image = ?1 LIMIT 1";
+    Ok(transaction
+        .query_row(sql, [id.as_str()], |row| row.get(0))
+        .optional()?)
+}
+
+fn object_id(hex: &str) -> Result<ObjectId> {
+    ObjectId::from_hex(hex).map_err(|error| ImageError::malformed("state database", error))
+}
+
+fn not_found(name: &str) -> ImageError {
+    ImageError::NotFound {
+        name: name.to_owned(),
+    }
+}

@@ -1,0 +1,120 @@
+//! The read-only view of an image: one EROFS file with every name and its metadata, over the
+//! objects (composefs). Where the kernel cannot mount that, a plain directory tree.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use composefs::erofs::format::FormatVersion;
+use composefs::erofs::reader::erofs_to_filesystem;
+use composefs::erofs::writer::{ValidatedFileSystem, mkfs_erofs_versioned};
+use composefs::fsverity::FsVerityHashValue;
+use composefs::tree::{FileSystem, RegularFile};
+use invar_sys::mount;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use crate::error::{ImageError, Result};
+use crate::layer::tree::{Content, Tree};
+use crate::objects::{ObjectId, Objects};
+use crate::plain;
+
+/// An image's root as an overlay takes it: see [`invar_sys::mount::Overlay`].
+#[derive(Debug)]
+pub struct ImageView {
+    /// Lower directories, top first.
+    pub lowers: Vec<OwnedFd>,
+    /// Data-only lower directories.
+    pub data: Vec<OwnedFd>,
+}
+
+/// Set to `plain` to use directory trees also where the kernel could do better.
+pub const VIEW_VARIABLE: &str = "INVAR_IMAGE_VIEW";
+
+/// Stores the view of a tree; waits for its objects.
+pub(crate) fn build(objects: &Objects, mut tree: Tree) -> Result<ObjectId> {
+    // Entries that later ones replaced left their leaves behind, and their objects unwaited.
+    tree.compact();
+    let resolved = tree.try_map_regular(|content| match content {
+        Content::Inline(bytes) => Ok::<_, ImageError>(RegularFile::Inline(bytes.clone())),
+        Content::Object(object, size) => Ok(RegularFile::External(object.wait()?, *size)),
+    })?;
+    let valid = ValidatedFileSystem::new(resolved).map_err(ImageError::store("check its view"))?;
+    let image = mkfs_erofs_versioned(&valid, FormatVersion::V2);
+    objects
+        .ensure_object(&image)
+        .map_err(ImageError::store("write its view"))
+}
+
+/// Reads a view back as a tree.
+pub(crate) fn read(objects: &Objects, view: &ObjectId) -> Result<FileSystem<ObjectId>> {
+    let bytes = objects
+        .read_object(view)
+        .map_err(ImageError::store("read a view"))?;
+    erofs_to_filesystem(&bytes).map_err(ImageError::store("read a view"))
+}
+
+/// Mounts a view, detached from every path of the host.
+pub(crate) fn open(objects: &Objects, store: &Path, view: &ObjectId) -> Result<ImageView> {
+    if std::env::var_os(VIEW_VARIABLE).is_some_and(|value| value == "plain") {
+        return open_plain(objects, store, view);
+    }
+    match open_erofs(objects, view) {
+        Ok(opened) => Ok(opened),
+        // Which error says "this kernel cannot" differs between versions; the plain tree reports
+        // a real defect of the view as well.
+        Err(_unsupported) => open_plain(objects, store, view),
+    }
+}
+
+fn open_erofs(objects: &Objects, view: &ObjectId) -> Result<ImageView> {
+    let failed = |error: std::io::Error| ImageError::Store {
+        action: "mount a view",
+        reason: error.to_string(),
+    };
+    let file = objects
+        .open_object(view)
+        .map_err(ImageError::store("open a view"))?;
+    let root = mount::erofs(file.as_fd()).map_err(failed)?;
+    let data = objects.objects_dir().map_err(|e| failed(e.into()))?;
+    let data = data.try_clone().map_err(failed)?;
+    Ok(ImageView {
+        lowers: vec![root],
+        data: vec![data],
+    })
+}
+
+fn open_plain(objects: &Objects, store: &Path, view: &ObjectId) -> Result<ImageView> {
+    let path = plain_path(store, view);
+    if !path.exists() {
+        plain::write(objects, &read(objects, view)?, &path)?;
+    }
+    let root = openat(
+        CWD,
+        &path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|error| ImageError::io("open", &path)(error.into()))?;
+    Ok(ImageView {
+        lowers: vec![root],
+        data: Vec::new(),
+    })
+}
+
+/// Where the plain directory tree of a view is kept.
+pub(crate) fn plain_path(store: &Path, view: &ObjectId) -> PathBuf {
+    store.join("plain").join(view.to_hex())
+}
+
+/// Every object a view needs, itself not among them.
+pub(crate) fn references(objects: &Objects, view: &ObjectId) -> Result<Vec<ObjectId>> {
+    let tree = read(&Arc::clone(objects), view)?;
+    Ok(tree
+        .leaves
+        .iter()
+        .filter_map(|leaf| match &leaf.content {
+            composefs::tree::LeafContent::Regular(RegularFile::External(id, _)) => Some(id.clone()),
+            _ => None,
+        })
+        .collect())
+}
