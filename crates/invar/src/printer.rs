@@ -116,3 +116,48 @@ pub(crate) fn escape(name: &[u8]) -> Cow<'_, str> {
         _ => Cow::Owned(name.escape_ascii().to_string()),
     }
 }
+
+/// Bytes as people read them, in powers of ten as docker shows them.
+pub(crate) fn size(bytes: u64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    let mut rest = bytes;
+    let mut divisor = 1_u64;
+    let mut unit = 0;
+    while rest >= 1000 && unit + 1 < units.len() {
+        rest /= 1000;
+        divisor = divisor.saturating_mul(1000);
+        unit += 1;
+    }
+    if unit == 0 || rest >= 100 {
+        return format!("{rest} {}", units[unit]);
+    }
+    let tenths = bytes / (divisor / 10) % 10;
+    format!("{rest}.{tenths} {}", units[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_two_or_three_digits() {
+        for (bytes, expected) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1_000, "1.0 kB"),
+            (1_250_000, "1.2 MB"),
+            (134_000_000, "134 MB"),
+            (u64::MAX, "18.4 EB"),
+        ] {
+            assert_eq!(size(bytes), expected);
+        }
+    }
+
+    #[test]
+    fn hostile_names_are_shown_escaped() {
+        assert_eq!(escape(b"plain"), "plain");
+        assert_eq!(escape(b"a\x1b[31m"), "a\\x1b[31m");
+        assert_eq!(escape(b"a\nb"), "a\\nb");
+        assert_eq!(escape(b"\xff"), "\\xff");
+    }
+}
