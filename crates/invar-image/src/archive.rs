@@ -82,11 +82,13 @@ impl Archive {
                 }
             } else if kind.is_symlink() || kind.is_hard_link() {
                 let target = entry.link_name().map_err(unreadable)?.unwrap_or_default();
-                let base = match kind.is_symlink() {
-                    true => name.parent().unwrap_or(Path::new("")),
-                    false => Path::new(""),
+                // A symbolic link starts where it is, a hard link at the root.
+                let base = if kind.is_symlink() {
+                    name.parent()
+                } else {
+                    None
                 };
-                Member::Link(normal(&base.join(target))?)
+                Member::Link(normal(&base.unwrap_or(Path::new("")).join(target))?)
             } else {
                 continue;
             };
@@ -98,7 +100,6 @@ impl Archive {
                 });
             }
         }
-        drop(parser);
         Ok(Self::File { file, members })
     }
 
@@ -175,9 +176,9 @@ fn normal(path: &Path) -> Result<PathBuf> {
             Component::CurDir | Component::RootDir => {}
             Component::ParentDir if normal.pop() => {}
             Component::ParentDir | Component::Prefix(_) => {
-                let shown = path.display().to_string();
+                let shown = path.as_os_str().as_encoded_bytes();
                 return Err(ImageError::Entry {
-                    entry: shown,
+                    entry: shown.escape_ascii().to_string(),
                     reason: "it leads out of the archive".to_owned(),
                 });
             }

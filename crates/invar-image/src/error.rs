@@ -46,9 +46,9 @@ pub enum ImageError {
         count: usize,
     },
     /// An entry of a layer that is refused.
-    #[error("entry {entry:?}: {reason}")]
+    #[error("entry \"{entry}\": {reason}")]
     Entry {
-        /// Its path as the layer has it.
+        /// Its path as the layer has it, escaped.
         entry: String,
         /// Why.
         reason: String,

@@ -133,9 +133,8 @@ fn verify_all(
 }
 
 fn verify(objects: &Objects, id: &ObjectId) -> Option<String> {
-    let file = match objects.open_object(id) {
-        Ok(file) => file,
-        Err(_) => return Some("its content is missing from the store".to_owned()),
+    let Ok(file) = objects.open_object(id) else {
+        return Some("its content is missing from the store".to_owned());
     };
     let mut hasher = FsVerityHasher::<ObjectId>::new();
     let mut reader = io::BufReader::with_capacity(1 << 16, std::fs::File::from(file));

@@ -203,7 +203,7 @@ impl ImageStore {
 
     /// Reads a small blob and checks its size and digest.
     fn blob(&self, archive: &Archive, descriptor: &Descriptor) -> Result<Vec<u8>> {
-        let digest = Digest::parse(&descriptor.digest().to_string())?;
+        let digest = Digest::parse(descriptor.digest().as_ref())?;
         let name = blob_name(&digest);
         let bytes = archive.read(&name, self.limits.metadata)?;
         digest.expect(&name, &Digest::of(&bytes))?;
@@ -264,15 +264,18 @@ fn layer_blob(descriptor: &Descriptor) -> Result<Blob> {
         | MediaType::ImageLayerNonDistributableGzip
         | MediaType::ImageLayerNonDistributableZstd => true,
         other => {
-            let other = other.to_string();
-            let docker = "application/vnd.docker.image.rootfs.";
-            other.starts_with(docker) && (other.ends_with(".tar") || other.ends_with(".tar.gzip"))
+            let kind: &str = other.as_ref();
+            let kind = kind.strip_prefix("application/vnd.docker.image.rootfs.");
+            matches!(
+                kind,
+                Some("diff.tar" | "diff.tar.gzip" | "foreign.diff.tar" | "foreign.diff.tar.gzip")
+            )
         }
     };
     if !is_layer {
         return Err(unknown_type(media_type, "a tar layer, plain, gzip or zstd"));
     }
-    let digest = Digest::parse(&descriptor.digest().to_string())?;
+    let digest = Digest::parse(descriptor.digest().as_ref())?;
     Ok(Blob {
         name: blob_name(&digest),
         digest: Some(digest),
@@ -285,7 +288,7 @@ fn parse_index(what: &str, bytes: &[u8]) -> Result<ImageIndex> {
 
 fn unknown_type(found: &MediaType, wanted: &str) -> ImageError {
     ImageError::Unsupported {
-        what: format!("media type {:?}", found.to_string()),
+        what: format!("media type {:?}", found.as_ref()),
         reason: format!("expected {wanted}"),
     }
 }

@@ -73,13 +73,13 @@ fn index(names: &[String], manifest: &[u8]) -> Result<Vec<u8>> {
             digest.clone(),
         )
     };
-    let named = names.iter().map(|name| {
+    let tagged = names.iter().map(|name| {
         let mut descriptor = descriptor();
         let key = "io.containerd.image.name".to_owned();
         descriptor.set_annotations(Some(HashMap::from([(key, name.clone())])));
         descriptor
     });
-    let mut entries: Vec<_> = named.collect();
+    let mut entries: Vec<_> = tagged.collect();
     if entries.is_empty() {
         entries.push(descriptor());
     }

@@ -3,10 +3,15 @@
 
 mod cli;
 mod commands;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, unused_imports, reason = "for the run command")
+)]
 mod container_config;
 mod engines;
 mod exit;
 mod hints;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the run command"))]
 mod names;
 mod printer;
 mod privilege;

@@ -2,7 +2,7 @@
 //! standard error, colour only on a terminal, names from outside escaped.
 
 use std::borrow::Cow;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
@@ -101,11 +101,6 @@ pub(crate) fn table<const N: usize>(
         column.set_padding((0, 3));
     }
     line(table.trim_fmt())
-}
-
-/// Whether a person is watching progress.
-pub(crate) fn is_interactive() -> bool {
-    io::stderr().is_terminal()
 }
 
 /// A name from an image or a container, with control characters and invalid UTF-8 escaped so that

@@ -170,7 +170,10 @@ fn kind(raw: &tar::Entry<'_, impl Read>, path: &[u8]) -> Result<Kind, String> {
         EntryType::Block => Kind::Leaf(LeafContent::BlockDevice(device()?)),
         EntryType::Fifo => Kind::Leaf(LeafContent::Fifo),
         EntryType::XGlobalHeader => Kind::Note,
-        other => return Err(format!("entries of type {other:?} are not supported")),
+        other => {
+            let letter = [other.as_byte()].escape_ascii().to_string();
+            return Err(format!("entries of type {letter:?} are not supported"));
+        }
     })
 }
 

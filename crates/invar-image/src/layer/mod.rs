@@ -182,19 +182,15 @@ impl<R: Read> LayerReader<'_, R> {
             reason,
         };
         let entry = Entry::read(&mut raw).map_err(refused)?;
+        self.budget.take(entry.content_size().unwrap_or(0))?;
         let content = match entry.content_size() {
-            Some(size) => {
-                self.budget.take(size)?;
-                let whole = self.content(&mut raw, size, entry.is_sparse());
-                Some(whole.map_err(|error| match error {
+            Some(size) => Some(self.content(&mut raw, size, entry.is_sparse()).map_err(
+                |error| match error {
                     ImageError::Malformed { reason, .. } => refused(reason),
                     other => other,
-                })?)
-            }
-            None => {
-                self.budget.take(0)?;
-                None
-            }
+                },
+            )?),
+            None => None,
         };
         self.recorder.switch(Mode::Headers);
         // Long before a layer of tiny entries could fill the memory with headers.

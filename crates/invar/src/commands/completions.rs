@@ -14,12 +14,12 @@ pub(crate) struct Args {
     shell: Shell,
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> ExitCode {
     clap_complete::generate(
         args.shell,
         &mut Cli::command(),
         "invar",
         &mut std::io::stdout(),
     );
-    Ok(ExitCode::SUCCESS)
+    ExitCode::SUCCESS
 }

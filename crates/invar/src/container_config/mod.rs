@@ -62,6 +62,7 @@ pub(crate) struct Host<'a> {
 
 impl Host<'_> {
     /// This machine and this process.
+    #[allow(dead_code, reason = "for the run command")]
     pub(crate) fn here() -> anyhow::Result<Self> {
         Ok(Self {
             environment: &|name| std::env::var(name).ok(),

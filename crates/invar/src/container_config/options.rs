@@ -6,6 +6,10 @@ use clap::ValueEnum;
 
 /// What to run, and how.
 #[derive(Debug, Default, clap::Args)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is one flag of the command line"
+)]
 pub(crate) struct Options {
     /// Name of the container (default: a random one)
     #[arg(long)]

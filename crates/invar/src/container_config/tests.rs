@@ -60,7 +60,8 @@ fn refusal(args: &[&str]) -> String {
 fn entrypoint_and_command_combine_as_docker_combines_them() {
     type Words = &'static [&'static str];
     // image entrypoint, image command, --entrypoint, command, what runs
-    let rows: &[(Words, Words, Option<&str>, Words, Option<Words>)] = &[
+    type Row = (Words, Words, Option<&'static str>, Words, Option<Words>);
+    let rows: &[Row] = &[
         (&[], &["sh"], None, &[], Some(&["sh"])),
         (&["serve"], &[], None, &[], Some(&["serve"])),
         (&["serve"], &["-f"], None, &[], Some(&["serve", "-f"])),
