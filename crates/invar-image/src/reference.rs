@@ -102,11 +102,12 @@ fn split_registry(name: &str) -> (Option<&str>, &str) {
 
 fn is_registry(text: &str) -> bool {
     let (host, port) = text.split_once(':').unwrap_or((text, "0"));
-    !host.is_empty()
-        && host
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b))
-        && port.parse::<u16>().is_ok()
+    let is_label = |label: &str| {
+        let ends_well = !label.starts_with('-') && !label.ends_with('-');
+        let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        !label.is_empty() && ends_well && label.bytes().all(is_word)
+    };
+    host.split('.').all(is_label) && port.parse::<u16>().is_ok()
 }
 
 fn is_path_part(text: &str) -> bool {
