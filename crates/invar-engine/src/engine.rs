@@ -37,6 +37,10 @@ pub trait Engine: Send + Sync {
     /// container is then exited with 126 or 127.
     fn start(&self, id: &ContainerId, stdio: Stdio) -> Result<()>;
 
+    /// Tells the container that the terminal it was started with (`Stdio::Attached`) has another
+    /// size.
+    fn terminal_resized(&self, id: &ContainerId) -> Result<()>;
+
     /// Blocks until the container has exited.
     fn wait(&self, id: &ContainerId) -> Result<ExitStatus>;
 

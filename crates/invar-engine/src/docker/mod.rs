@@ -147,6 +147,13 @@ impl Engine for DockerEngine {
             .map_err(|error| api_error(id.short(), error))
     }
 
+    fn terminal_resized(&self, _id: &ContainerId) -> Result<()> {
+        Err(EngineError::Unsupported {
+            what: "resizing the terminal".to_owned(),
+            reason: format!("{} was not asked to attach one", self.kind),
+        })
+    }
+
     fn wait(&self, id: &ContainerId) -> Result<ExitStatus> {
         streams::wait(&self.runtime, &self.docker, id)?;
         match self.inspect(id.as_str())?.state {
