@@ -6,3 +6,6 @@
 #![allow(unsafe_code, reason = "the one crate that talks to the kernel")]
 
 pub mod mount;
+pub mod process;
+pub mod signal;
+pub mod tree;

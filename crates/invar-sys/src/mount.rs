@@ -98,6 +98,39 @@ pub fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
     Ok(open_tree(CWD, path, flags)?)
 }
 
+/// A detached copy of one file, or of one mount without what is mounted below it.
+pub(crate) fn clone_file(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    Ok(open_tree(CWD, path, flags)?)
+}
+
+/// Adds attributes to a mount (`mount_setattr(2)`); none is taken away.
+pub fn set_attributes(mount: &OwnedFd, attributes: MountAttrFlags) -> io::Result<()> {
+    let request = libc::mount_attr {
+        attr_set: attributes.bits().into(),
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is a C string, the request is a whole `mount_attr` of the size given, and
+    // the kernel only reads both.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const request,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Finishes a file system context; on failure the kernel's own words are in the error.
 fn create(context: &OwnedFd) -> io::Result<()> {
     fsconfig_create(context).map_err(|errno| {
