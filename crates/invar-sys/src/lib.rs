@@ -5,7 +5,10 @@
 //! rustix has none, and every unsafe block says why it is sound.
 #![allow(unsafe_code, reason = "the one crate that talks to the kernel")]
 
+pub mod copy;
+pub mod lock;
 pub mod mount;
+pub mod network;
 pub mod process;
 pub mod signal;
 pub mod tree;

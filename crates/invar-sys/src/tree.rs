@@ -1,6 +1,6 @@
 //! Removal of directory trees that a container made: any depth, any names.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -47,13 +47,28 @@ pub fn remove(path: &Path) -> io::Result<()> {
 
 /// Unlinks what is in `directory`, and moves its directories to `top`. The names of those it
 /// leaves, which is all of them when it is `top` itself.
-fn empty(
-    directory: &OwnedFd,
-    top: BorrowedFd<'_>,
-    moved: &mut u64,
-) -> io::Result<Vec<std::ffi::CString>> {
+fn empty(directory: &OwnedFd, top: BorrowedFd<'_>, moved: &mut u64) -> io::Result<Vec<CString>> {
     let is_top = same(directory, top)?;
     let mut left = Vec::new();
+    for (name, kind) in names(directory.as_fd())? {
+        let may_be_directory = matches!(kind, FileType::Directory | FileType::Unknown);
+        if !may_be_directory {
+            unlinkat(directory, &*name, AtFlags::empty())?;
+            continue;
+        }
+        match unlinkat(directory, &*name, AtFlags::REMOVEDIR) {
+            Ok(()) => {}
+            Err(Errno::NOTDIR) => unlinkat(directory, &*name, AtFlags::empty())?,
+            Err(Errno::NOTEMPTY | Errno::EXIST) if is_top => left.push(name),
+            Err(Errno::NOTEMPTY | Errno::EXIST) => move_up(directory, &name, top, moved)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(left)
+}
+
+/// The names in a directory, `.` and `..` left out, with their types where the file system tells.
+pub(crate) fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<(CString, FileType)>> {
     // A handle of its own: reading moves a position that belongs to the handle.
     let listing = openat(
         directory,
@@ -71,21 +86,7 @@ fn empty(
             names.push((name.to_owned(), entry.file_type()));
         }
     }
-    for (name, kind) in names {
-        let may_be_directory = matches!(kind, FileType::Directory | FileType::Unknown);
-        if !may_be_directory {
-            unlinkat(directory, &*name, AtFlags::empty())?;
-            continue;
-        }
-        match unlinkat(directory, &*name, AtFlags::REMOVEDIR) {
-            Ok(()) => {}
-            Err(Errno::NOTDIR) => unlinkat(directory, &*name, AtFlags::empty())?,
-            Err(Errno::NOTEMPTY | Errno::EXIST) if is_top => left.push(name),
-            Err(Errno::NOTEMPTY | Errno::EXIST) => move_up(directory, &name, top, moved)?,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(left)
+    Ok(names)
 }
 
 /// Moves a directory to the top under a name that is free there.
