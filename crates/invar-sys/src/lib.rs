@@ -11,4 +11,5 @@ pub mod mount;
 pub mod network;
 pub mod process;
 pub mod signal;
+pub mod signal_names;
 pub mod tree;

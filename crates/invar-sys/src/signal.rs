@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd as _, OwnedFd};
 
 /// Signals that are blocked and arrive here instead.
 ///
-/// Blocking is inherited by threads started later, so it is done before any is. Programs started
-/// with [`std::process::Command`] begin with no signal blocked.
+/// Blocking is inherited by threads started later, so it is done before any is, and by programs
+/// this process starts: they call [`unblock_all`] first.
 #[derive(Debug)]
 pub struct SignalFd(OwnedFd);
 
@@ -53,6 +53,22 @@ impl SignalFd {
         // `ssi_signo` is the first field, a u32 (signalfd(2)).
         let number = u32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
         Ok(i32::try_from(number).unwrap_or(0))
+    }
+}
+
+/// Lets every signal through again, as a program expects it at its start.
+pub fn unblock_all() -> io::Result<()> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the pointer is valid for a whole set.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: `sigemptyset` has written all of it, and a null pointer means that the old mask is
+    // not wanted.
+    let done =
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut()) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(done))
     }
 }
 

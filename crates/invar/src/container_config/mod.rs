@@ -188,7 +188,7 @@ fn stop_signal(options: &Options, config: &Config) -> anyhow::Result<String> {
         .filter(|signal| !signal.is_empty())
         .unwrap_or("SIGTERM");
     let number = signals::parse(given).context("--stop-signal")?;
-    Ok(signals::name(number))
+    Ok(invar_sys::signal_names::name(number))
 }
 
 /// The image's labels, with the caller's over them.
