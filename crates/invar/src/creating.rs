@@ -15,13 +15,30 @@ use crate::names;
 /// Random names to try before one with digits, which is as good as unique.
 const ATTEMPTS: usize = 8;
 
+/// What comes after the flags. One list, so that everything after the image belongs to the program
+/// even when it looks like a flag.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ImageAndProgram {
+    /// Image by name or id; then the program and its arguments, instead of the image's own
+    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
+    words: Vec<String>,
+}
+
+impl ImageAndProgram {
+    fn split(&self) -> (&str, &[String]) {
+        self.words
+            .split_first()
+            .map_or(("", &[]), |(image, program)| (image, program))
+    }
+}
+
 /// What an image says and what the flags ask for, as one configuration.
 pub(crate) fn configure(
     images: &ImageStore,
-    image: &str,
+    program: &ImageAndProgram,
     options: &Options,
-    command: &[String],
 ) -> anyhow::Result<ContainerConfig> {
+    let (image, command) = program.split();
     let found = images.resolve(image)?;
     let none = Config::default();
     let settings = ImageSettings {

@@ -6,6 +6,7 @@ use invar_image::ImageStore;
 
 use crate::cli::Cli;
 use crate::container_config::Options;
+use crate::creating::ImageAndProgram;
 use crate::exit::{Advise as _, NOT_RUN};
 use crate::{creating, engines, printer, privilege};
 
@@ -13,17 +14,16 @@ use crate::{creating, engines, printer, privilege};
 ///
 /// The flags are those of invar run; start it with: invar start
 #[derive(Debug, clap::Args)]
-#[command(disable_help_flag = true)]
+#[command(
+    disable_help_flag = true,
+    override_usage = "invar create [OPTIONS] IMAGE [PROGRAM [ARGUMENT]...]"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     options: Options,
 
-    /// Image to make it from: name or id
-    image: String,
-
-    /// Program and its arguments, instead of the image's own
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    #[command(flatten)]
+    program: ImageAndProgram,
 }
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
@@ -33,7 +33,7 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
 fn create(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     privilege::require_root()?;
     let images = ImageStore::open(cli.root())?;
-    let config = creating::configure(&images, &args.image, &args.options, &args.command)?;
+    let config = creating::configure(&images, &args.program, &args.options)?;
     let engine = engines::open(cli.root(), "embedded")?;
     let id = creating::create(&*engine, &args.options, &config)?;
     printer::line(id.as_str())?;

@@ -8,7 +8,7 @@ use invar_engine::{ExecConfig, User};
 use crate::attached;
 use crate::cli::Cli;
 use crate::container_config::{Host, environment_variable};
-use crate::exit::{Advise as _, NOT_RUN};
+use crate::exit::{Advise as _, NOT_RUN, failure};
 use crate::terminal::{self, Raw};
 use crate::{engines, privilege};
 
@@ -17,7 +17,10 @@ use crate::{engines, privilege};
 /// Ends with the program's exit code; 125 when Invar failed, 126 and 127 when the program cannot
 /// be executed or is not there.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(
+    override_usage = "invar exec [OPTIONS] CONTAINER PROGRAM [ARGUMENT]...",
+    after_help = EXAMPLES
+)]
 pub(crate) struct Args {
     /// Keep standard input open
     #[arg(short, long)]
@@ -39,17 +42,9 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "USER[:GROUP]")]
     user: Option<String>,
 
-    /// Name or id
-    container: String,
-
-    /// Program and its arguments
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "PROGRAM"
-    )]
-    command: Vec<String>,
+    /// Container by name or id; then the program and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CONTAINER")]
+    words: Vec<String>,
 }
 
 const EXAMPLES: &str = "\
@@ -72,9 +67,18 @@ fn execute(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     {
         bail!("--workdir {path:?} is not an absolute path");
     }
-    let found = engines::find(cli.root(), &args.container)?;
+    let [container, program @ ..] = args.words.as_slice() else {
+        bail!("no container was named");
+    };
+    if program.is_empty() {
+        return Err(failure(
+            format!("nothing to run in {container}"),
+            format!("name a program, for example: invar exec -it {container} sh"),
+        ));
+    }
+    let found = engines::find(cli.root(), container)?;
     let exec = ExecConfig {
-        args: args.command.clone(),
+        args: program.to_vec(),
         env: environment(args, &found.container.config.env)?,
         cwd: args.workdir.as_ref().map(Into::into),
         user: args.user.clone().map(User),

@@ -8,6 +8,7 @@ use invar_image::ImageStore;
 use crate::attached::{self, Attached};
 use crate::cli::Cli;
 use crate::container_config::Options;
+use crate::creating::ImageAndProgram;
 use crate::exit::{Advise as _, NOT_RUN};
 use crate::{creating, engines, printer, privilege};
 
@@ -17,7 +18,11 @@ use crate::{creating, engines, printer, privilege};
 /// the program's exit code; 125 when Invar failed, 126 and 127 when the program cannot be executed
 /// or is not there.
 #[derive(Debug, clap::Args)]
-#[command(disable_help_flag = true, after_help = EXAMPLES)]
+#[command(
+    disable_help_flag = true,
+    override_usage = "invar run [OPTIONS] IMAGE [PROGRAM [ARGUMENT]...]",
+    after_help = EXAMPLES
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     options: Options,
@@ -26,12 +31,8 @@ pub(crate) struct Args {
     #[arg(short, long)]
     detach: bool,
 
-    /// Image to run: name or id
-    image: String,
-
-    /// Program and its arguments, instead of the image's own
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    #[command(flatten)]
+    program: ImageAndProgram,
 }
 
 const EXAMPLES: &str = "\
@@ -52,7 +53,7 @@ fn run_program(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         .then(|| Attached::prepare(options.tty, options.interactive))
         .transpose()?;
     let images = ImageStore::open(cli.root())?;
-    let config = creating::configure(&images, &args.image, options, &args.command)?;
+    let config = creating::configure(&images, &args.program, options)?;
     drop(images);
     let engine = engines::open(cli.root(), "embedded")?;
     let id = creating::create(&*engine, options, &config)?;
