@@ -37,10 +37,10 @@ pub(crate) struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  invar run --rm -it debian bash                     a shell, gone when it ends
-  invar run -d --name web -v site:/srv:ro web:1.4    a service in the background
-  echo hello | invar run --rm -i busybox wc -c       part of a pipeline
-  invar run --writable --name lab debian apt update  may change its own files; see: invar diff lab";
+  invar run --rm -it debian bash                      a shell, gone when it ends
+  invar run -d --name web -v site:/srv:ro web:1.4     a service in the background
+  echo hello | invar run --rm -i busybox wc -c        part of a pipeline
+  invar run -it --writable --name lab debian bash     may change its files; see: invar diff lab";
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     run_program(cli, args).exit_code(NOT_RUN)
