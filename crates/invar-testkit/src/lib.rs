@@ -14,7 +14,9 @@
 
 pub mod docker;
 pub mod invar;
+mod patience;
 pub mod rootfs;
 mod tool;
 
+pub use patience::eventually;
 pub use tool::{checked, require, require_root};

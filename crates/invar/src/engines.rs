@@ -6,7 +6,7 @@ use std::path::Path;
 use invar_engine::docker::DockerEngine;
 use invar_engine::{Container, Engine, EngineError};
 
-use crate::exit;
+use crate::{exit, printer};
 
 /// An engine by the name users give it.
 type Opener = (
@@ -72,6 +72,22 @@ pub(crate) fn find(root: &Path, asked: &str) -> anyhow::Result<Found> {
         }
         .into()),
     }
+}
+
+/// Every container of every engine that answers, each engine's newest first.
+pub(crate) fn list(root: &Path) -> Vec<Container> {
+    let mut containers = Vec::new();
+    for (name, open) in ENGINES {
+        let listed = open(root).and_then(|engine| match engine {
+            Some(engine) => engine.list(),
+            None => Ok(Vec::new()),
+        });
+        match listed {
+            Ok(listed) => containers.extend(listed),
+            Err(error) => printer::note(format!("the containers of {name} are missing: {error}")),
+        }
+    }
+    containers
 }
 
 /// The engine of this name.

@@ -1,21 +1,21 @@
 //! `invar`: keeps containers exactly as they were built.
 #![forbid(unsafe_code)]
 
+mod age;
+mod attached;
 mod cli;
 mod commands;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, unused_imports, reason = "for the run command")
-)]
 mod container_config;
+mod creating;
 mod engines;
 mod exit;
 mod hints;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the run command"))]
 mod names;
 mod printer;
 mod privilege;
+mod several;
 mod signals;
+mod terminal;
 
 use std::process::ExitCode;
 

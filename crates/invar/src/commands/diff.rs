@@ -17,6 +17,7 @@ use crate::{engines, exit, printer, privilege};
 /// Without --content the letters are those of `docker diff`, and no file is read. With it, files
 /// are compared by content, and what `docker diff` does not show is shown too.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// Name or id; `docker:NAME` or `podman:NAME` for a container of another engine
     container: String,
@@ -34,6 +35,12 @@ pub(crate) struct Args {
     #[arg(long)]
     exit_code: bool,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  invar diff --content lab             every change, read to the last byte
+  invar diff docker:web                a container of Docker
+  invar diff --exit-code web && …      in a script: 3 when anything changed";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {

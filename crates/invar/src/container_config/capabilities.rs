@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::exit::failure;
 
 /// What a container keeps when nothing else is asked for: Podman's set, three fewer than Docker's.
-pub(crate) const DEFAULT_CAPABILITIES: &[&str] = &[
+pub(super) const DEFAULT_CAPABILITIES: &[&str] = &[
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_FOWNER",

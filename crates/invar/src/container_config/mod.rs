@@ -17,9 +17,8 @@ mod options;
 mod program;
 mod quantity;
 
-pub(crate) use capabilities::DEFAULT_CAPABILITIES;
+pub(crate) use environment::flag as environment_variable;
 pub(crate) use options::Options;
-pub(crate) use quantity::size as parse_size;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -62,7 +61,6 @@ pub(crate) struct Host<'a> {
 
 impl Host<'_> {
     /// This machine and this process.
-    #[allow(dead_code, reason = "for the run command")]
     pub(crate) fn here() -> anyhow::Result<Self> {
         Ok(Self {
             environment: &|name| std::env::var(name).ok(),

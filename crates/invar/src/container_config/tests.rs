@@ -402,14 +402,14 @@ fn sizes_are_powers_of_1024() {
         ("9000000t", None),
         ("99999999999999999999", None),
     ] {
-        assert_eq!(parse_size(text).ok(), bytes, "{text}");
+        assert_eq!(quantity::size(text).ok(), bytes, "{text}");
     }
 }
 
 #[test]
 fn capabilities_are_added_to_and_dropped_from_the_default() {
     let kept = |args: &[&str]| resolved(args).capabilities;
-    assert_eq!(kept(&[]), DEFAULT_CAPABILITIES);
+    assert_eq!(kept(&[]), capabilities::DEFAULT_CAPABILITIES);
     assert_eq!(kept(&["--cap-drop", "all"]), [""; 0]);
     assert_eq!(
         kept(&["--cap-drop=ALL", "--cap-add=net_raw,CHOWN"]),
