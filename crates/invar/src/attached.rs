@@ -17,7 +17,7 @@ use invar_sys::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGW
 
 use crate::exit::{Advise as _, NOT_EXECUTABLE, PROGRAM_NOT_FOUND};
 use crate::terminal::{self, Raw};
-use crate::{printer, signals};
+use crate::printer;
 
 /// What reaches the program instead of ending the command, and the news of the terminal's size.
 const HELD: [i32; 7] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH];
@@ -147,7 +147,7 @@ impl Forwarder {
         printer::hint(&format!(
             "stop it with: invar stop {0}; a program that does not handle {1} needs --init",
             self.name,
-            signals::name(signal)
+            invar_sys::signal_names::name(signal)
         ));
         std::process::exit(128 + signal);
     }

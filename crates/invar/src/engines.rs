@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use invar_engine::docker::DockerEngine;
+use invar_engine::embedded::{self, EmbeddedEngine};
 use invar_engine::{Container, Engine, EngineError};
 
 use crate::{exit, printer};
@@ -15,6 +16,9 @@ type Opener = (
 );
 
 const ENGINES: &[Opener] = &[
+    (embedded::KIND, |root| {
+        EmbeddedEngine::open(root).map(|engine| Some(boxed(engine)))
+    }),
     ("docker", |_| Ok(DockerEngine::docker()?.map(boxed))),
     ("podman", |_| Ok(DockerEngine::podman()?.map(boxed))),
 ];

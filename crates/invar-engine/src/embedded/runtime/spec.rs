@@ -68,7 +68,6 @@ pub(in crate::embedded) fn spec(inputs: &Inputs<'_>) -> Result<Spec> {
             "resources": resources(&config.resources),
             "maskedPaths": MASKED,
             "readonlyPaths": READ_ONLY,
-            "sysctl": sysctl(&config.network),
         },
     });
     serde_json::from_value(document).map_err(|error| EngineError::Runtime {
@@ -143,17 +142,6 @@ fn namespaces(network: &Network) -> Value {
         list.push(json!({ "type": "network", "path": "/proc/self/ns/net" }));
     }
     Value::Array(list)
-}
-
-/// Ports below 1024 and ping need no right in a network that is the container's own.
-fn sysctl(network: &Network) -> Value {
-    match network {
-        Network::Host => json!({}),
-        _ => json!({
-            "net.ipv4.ip_unprivileged_port_start": "0",
-            "net.ipv4.ping_group_range": "0 2147483647",
-        }),
-    }
 }
 
 fn resources(limits: &Resources) -> Value {

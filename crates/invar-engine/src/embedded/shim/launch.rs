@@ -25,6 +25,12 @@ use crate::embedded::status::{Record, Status};
 /// Bytes of the message with which a program says why it never ran.
 const FAILURE_LIMIT: u64 = 64 << 10;
 
+/// Ports below 1024 and ping need no right in a network that is the container's own.
+const OWN_NETWORK: [(&str, &str); 2] = [
+    ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
+    ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
+];
+
 /// A program that runs.
 pub(super) struct Run {
     pub(super) init: i32,
@@ -106,6 +112,10 @@ fn become_shim(request: &Request) -> Outcome<SignalFd> {
     process::unshare_mounts().map_err(setup)?;
     if !request.host_network {
         network::unshare().map_err(setup)?;
+        for (setting, value) in OWN_NETWORK {
+            // Each is a convenience, and a kernel may be built without it.
+            fs::write(setting, value).ok();
+        }
     }
     Ok(signals)
 }
