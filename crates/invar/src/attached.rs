@@ -16,8 +16,8 @@ use invar_engine::{ContainerId, Engine, EngineError, Stdio};
 use invar_sys::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SignalFd};
 
 use crate::exit::{Advise as _, NOT_EXECUTABLE, PROGRAM_NOT_FOUND};
-use crate::terminal::{self, Raw};
 use crate::printer;
+use crate::terminal::{self, Raw};
 
 /// What reaches the program instead of ending the command, and the news of the terminal's size.
 const HELD: [i32; 7] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH];

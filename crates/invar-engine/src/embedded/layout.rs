@@ -6,7 +6,7 @@
 //!                 upper/     what the container wrote; absent for a read-only root
 //!                 work/      overlayfs needs it beside upper
 //!                 etc/       hosts, hostname, resolv.conf
-//!                 log        its output
+//!                 log        its output; log.1 what came before that
 //!                 rootfs/    where its root is mounted, in the shim's own namespace
 //!                 runtime/   what the runtime keeps of a run
 //! volumes/<name>/            files of a named volume
@@ -75,6 +75,11 @@ impl Directory {
 
     pub(super) fn log(&self) -> PathBuf {
         self.0.join("log")
+    }
+
+    /// What [`Directory::log`] was when it had grown too long.
+    pub(super) fn old_log(&self) -> PathBuf {
+        self.0.join("log.1")
     }
 
     pub(super) fn rootfs(&self) -> PathBuf {

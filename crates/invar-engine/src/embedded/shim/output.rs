@@ -13,23 +13,30 @@ use crate::engine::LogStream;
 /// Longest content of one line; the CRI's number.
 const LONGEST: usize = 16 << 10;
 
+/// Bytes of a log after which a new one is begun; the one before it is kept. A program that
+/// writes without end fills twice this much of the disk and no more.
+const LIMIT: u64 = 16 << 20;
+
 /// Writes the log of one container.
 pub(super) struct Log {
+    directory: Directory,
     /// `None` once writing failed: a full disk must not stop the container.
     file: Option<fs::File>,
+    size: u64,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
 }
 
 impl Log {
     pub(super) fn open(directory: &Directory) -> Self {
-        let file = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(directory.log());
+        let file = open(directory);
         Self {
-            file: file.ok(),
+            directory: directory.clone(),
+            size: file
+                .as_ref()
+                .and_then(|file| file.metadata().ok())
+                .map_or(0, |metadata| metadata.len()),
+            file,
             stdout: Vec::new(),
             stderr: Vec::new(),
         }
@@ -71,12 +78,26 @@ impl Log {
     }
 
     fn flush(&mut self, text: &[u8]) {
+        if self.size > LIMIT && fs::rename(self.directory.log(), self.directory.old_log()).is_ok() {
+            self.file = open(&self.directory);
+            self.size = 0;
+        }
         if let Some(file) = &mut self.file
             && file.write_all(text).is_err()
         {
             self.file = None;
         }
+        self.size += text.len() as u64;
     }
+}
+
+fn open(directory: &Directory) -> Option<fs::File> {
+    let options = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(directory.log());
+    options.ok()
 }
 
 /// Adds the lines for a content, which may be longer than one line can be, and empties it.

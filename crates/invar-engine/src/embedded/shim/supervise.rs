@@ -72,6 +72,8 @@ struct Flow {
     pending: Vec<u8>,
     /// Which stream of the log; `None` for what is typed.
     stream: Option<LogStream>,
+    /// The command whose streams these are.
+    attached_by: Option<Pid>,
 }
 
 /// Copies between a container's streams and whoever looks at them.
@@ -189,6 +191,7 @@ fn terminal_flows(master: &OwnedFd, is_attached: bool, interactive: bool) -> Vec
             to: master.try_clone().ok(),
             pending: Vec::new(),
             stream: None,
+            attached_by: rustix::process::getppid(),
         });
     }
     flows
@@ -206,6 +209,7 @@ impl Flow {
             to,
             pending: Vec::new(),
             stream: Some(stream),
+            attached_by: rustix::process::getppid(),
         }
     }
 
@@ -261,10 +265,15 @@ impl Flow {
         };
         match rustix::io::write(to, &self.pending) {
             Err(Errno::INTR | Errno::AGAIN) => {}
-            // Whoever was attached is gone.
-            Err(_) => {
+            Err(_gone) => {
                 self.to = None;
                 self.pending.clear();
+                if rustix::process::getppid() == self.attached_by {
+                    // The command still runs, so its output was closed on purpose: as in any
+                    // pipeline, the program is told by SIGPIPE. A command that was killed takes
+                    // nothing from the container.
+                    self.from = None;
+                }
             }
             Ok(length) => drop(self.pending.drain(..length)),
         }
