@@ -25,6 +25,20 @@ pub fn erofs(image: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     )?)
 }
 
+/// An empty file system in memory, of at most `size` bytes.
+pub fn tmpfs(size: u64) -> io::Result<OwnedFd> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "size", size.to_string())?;
+    fsconfig_set_string(&context, "mode", "755")?;
+    create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    Ok(fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        attributes,
+    )?)
+}
+
 /// An overlay of directories given as handles.
 #[derive(Debug)]
 pub struct Overlay<'a> {

@@ -72,6 +72,28 @@ pub fn unblock_all() -> io::Result<()> {
     }
 }
 
+/// Gives every signal its default action again, as a program expects it at its start: what the
+/// caller ignores would otherwise stay ignored for good.
+pub fn reset_actions() {
+    /// `struct sigaction` of the kernel (`rt_sigaction(2)`): action, flags, restorer, mask; all
+    /// zeros is the default action.
+    const DEFAULT: [u64; 4] = [0; 4];
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads one whole action of the size that goes with its 8-byte signal
+        // set, and writes none. The C library refuses its own two signals, so it is not asked.
+        // KILL and STOP answer EINVAL, which is what they always do.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                std::ptr::null::<u64>(),
+                8,
+            )
+        };
+    }
+}
+
 impl AsFd for SignalFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -37,6 +37,7 @@ struct Request {
     directory: PathBuf,
     /// The program, as the OCI runtime specification describes a process.
     process: serde_json::Value,
+    cwd: PathBuf,
     capabilities: Vec<String>,
     tty: bool,
     interactive: bool,
@@ -101,6 +102,7 @@ impl EmbeddedEngine {
             account: &account,
             directory: &directory,
             layout: &self.layout,
+            capabilities: super::start::available(&config.capabilities),
             open_files: super::start::open_files(),
         };
         let mut env = spec::environment(&inputs);
@@ -109,9 +111,9 @@ impl EmbeddedEngine {
             env.retain(|other| other.split('=').next() != Some(name));
             env.push(setting.clone());
         }
-        let cwd = exec.cwd.as_deref().unwrap_or(&config.cwd);
         Ok(Request {
-            process: spec::process(&inputs, &exec.args, &env, cwd, exec.tty),
+            process: spec::process(&inputs, &exec.args, &env, exec.tty),
+            cwd: exec.cwd.clone().unwrap_or_else(|| config.cwd.clone()),
             id: entry.id.clone(),
             directory: directory.path().to_owned(),
             capabilities: config.capabilities.clone(),
@@ -190,6 +192,8 @@ fn start(
     let executor = Program {
         filters: seccomp::filters(&request.capabilities).map_err(setup)?,
         outcome: Rc::new(outcome),
+        cwd: request.cwd.clone(),
+        size: request.tty.then(terminal::own_size).flatten(),
         init: None,
     };
     let mut builder = ContainerBuilder::new(request.id.as_str().to_owned(), SyscallType::default())
@@ -219,7 +223,6 @@ fn start(
     if let Some((listener, path)) = console {
         let received = terminal::receive(&listener).map_err(setup)?;
         fs::remove_file(path).ok();
-        terminal::follow_size(std::io::stdout().as_fd(), received.as_fd()).ok();
         master = Some(received);
     }
     let pid = Pid::from_raw(pid.as_raw()).ok_or_else(|| setup("it has no process"))?;

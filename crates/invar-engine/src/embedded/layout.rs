@@ -5,7 +5,7 @@
 //!                 scaffold/  mount points the image lacks: a layer over the image
 //!                 upper/     what the container wrote; absent for a read-only root
 //!                 work/      overlayfs needs it beside upper
-//!                 etc/       hosts, hostname, resolv.conf
+//!                 etc/       where hosts, hostname, resolv.conf are, in the shim's own namespace
 //!                 log        its output; log.1 what came before that
 //!                 rootfs/    where its root is mounted, in the shim's own namespace
 //!                 runtime/   what the runtime keeps of a run

@@ -194,7 +194,8 @@ impl Engine for EmbeddedEngine {
     }
 
     fn create(&self, name: &ContainerName, config: &ContainerConfig) -> Result<ContainerId> {
-        self.sweep()?;
+        // What cannot be removed must not keep new containers from being made.
+        self.sweep().ok();
         let entry = Entry {
             id: ContainerId::random(),
             name: name.clone(),
@@ -358,12 +359,19 @@ impl Engine for EmbeddedEngine {
             self.kill(id, SIGKILL)?;
             self.wait(id)?;
         }
-        match self.registry.get(id) {
-            Ok(_) => self.discard(id),
+        let directory = self.layout.container(id);
+        let claimed = match start::claim(self, &entry, &directory) {
             // It removed itself (`--rm`).
-            Err(EngineError::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
+            Err(EngineError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                return Ok(());
+            }
+            claimed => claimed?,
+        };
+        let removed = self.discard(id);
+        drop(claimed);
+        removed
     }
 }
 
@@ -410,10 +418,11 @@ fn clear_run(id: &ContainerId, directory: &Directory) -> Result<()> {
         group.kill_all()?;
     }
     group.remove()?;
-    let rootfs = directory.rootfs();
-    // Mounted only in the namespace of a shim; elsewhere there is nothing to unmount.
-    rustix::mount::unmount(&rootfs, rustix::mount::UnmountFlags::DETACH).ok();
-    fs::remove_dir(&rootfs).ok();
+    for mounted in [directory.rootfs(), directory.etc()] {
+        // Mounted only in the namespace of a shim; elsewhere there is nothing to unmount.
+        rustix::mount::unmount(&mounted, rustix::mount::UnmountFlags::DETACH).ok();
+        fs::remove_dir(&mounted).ok();
+    }
     let runtime = directory.runtime();
     invar_sys::tree::remove(&runtime).map_err(|source| EngineError::io("remove", &runtime, source))
 }

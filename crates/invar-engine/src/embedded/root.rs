@@ -191,8 +191,11 @@ impl MountPoint {
     }
 }
 
-/// Opens every directory of a path below `root`, making those that are missing.
-fn make_directories(root: BorrowedFd<'_>, path: &Path) -> std::result::Result<OwnedFd, Errno> {
+/// Opens the directory `path` in `root`, making what is missing of it.
+pub(super) fn make_directories(
+    root: BorrowedFd<'_>,
+    path: &Path,
+) -> std::result::Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     let mut so_far = PathBuf::new();
     let mut at = open_in(root, Path::new("."), flags)?;

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use fs_err as fs;
 use invar_sys::process::{command, inherit, read_only_self};
 
+use rustix::thread::CapabilitySet;
+
 use super::layout::{self, Directory};
 use super::registry::Entry;
 use super::runtime::{program, spec};
@@ -37,7 +39,9 @@ impl EmbeddedEngine {
             id: entry.id.clone(),
             root: self.layout.root().to_owned(),
             directory: directory.path().to_owned(),
-            capabilities: entry.config.capabilities.clone(),
+            capabilities: available(&entry.config.capabilities),
+            cwd: entry.config.cwd.clone(),
+            files: etc_files(entry),
             host_network: entry.config.network == Network::Host,
             tty: entry.config.tty,
             interactive: entry.config.interactive,
@@ -66,7 +70,7 @@ impl EmbeddedEngine {
         let root = root::mount(&self.images, directory, config)?;
         volumes::ensure(&self.layout, config, root.as_fd())?;
         let account = users::resolve(root.as_fd(), &config.user)?;
-        write_etc(entry, directory)?;
+        layout::make_visible(&directory.etc())?;
         layout::make_private(&directory.runtime())?;
         let spec = spec::spec(&spec::Inputs {
             id: &entry.id,
@@ -74,6 +78,7 @@ impl EmbeddedEngine {
             account: &account,
             directory,
             layout: &self.layout,
+            capabilities: available(&config.capabilities),
             open_files: open_files(),
         })?;
         let path = directory.runtime().join("config.json");
@@ -83,8 +88,13 @@ impl EmbeddedEngine {
     }
 }
 
-/// Locks the container for this run. One that has ended is waited for while it cleans up.
-fn claim(engine: &EmbeddedEngine, entry: &Entry, directory: &Directory) -> Result<Status> {
+/// Locks the container for a run or its removal. One that has ended is waited for while it cleans
+/// up.
+pub(super) fn claim(
+    engine: &EmbeddedEngine,
+    entry: &Entry,
+    directory: &Directory,
+) -> Result<Status> {
     let status = Status::open(directory)?;
     let deadline = Instant::now() + PATIENCE;
     while !status.try_lock()? {
@@ -155,24 +165,33 @@ fn converse(mut control: UnixStream, request: &Request) -> std::io::Result<Optio
     Ok(serde_json::from_str(&answer).ok())
 }
 
-/// The files a container finds its own name and the resolver in.
-fn write_etc(entry: &Entry, directory: &Directory) -> Result<()> {
-    let etc = directory.etc();
-    layout::make_visible(&etc)?;
+/// Of these capabilities, those this process has itself: it can give no other.
+pub(super) fn available(wanted: &[String]) -> Vec<String> {
+    let held = rustix::thread::capabilities(None).map(|sets| sets.permitted);
+    let held = held.unwrap_or(CapabilitySet::empty());
+    wanted
+        .iter()
+        .filter(|name| {
+            let short = name.strip_prefix("CAP_").unwrap_or(name);
+            CapabilitySet::from_name(short).is_none_or(|one| held.contains(one))
+        })
+        .cloned()
+        .collect()
+}
+
+/// The files in `/etc` in which a container finds its own name and the resolver.
+fn etc_files(entry: &Entry) -> Vec<(String, String)> {
     let name = spec::hostname(&entry.id, &entry.config);
     let (hosts, resolver) = match entry.config.network {
         Network::Host => (of_host("/etc/hosts"), of_host("/etc/resolv.conf")),
         _ => (hosts(name), String::new()),
     };
-    for (file, text) in [
+    let files = [
         ("hostname", format!("{name}\n")),
         ("hosts", hosts),
         ("resolv.conf", resolver),
-    ] {
-        let path = etc.join(file);
-        fs::write(&path, text).map_err(|source| EngineError::io("write", &path, source))?;
-    }
-    Ok(())
+    ];
+    files.map(|(name, text)| (name.to_owned(), text)).into()
 }
 
 fn hosts(name: &str) -> String {
@@ -221,10 +240,11 @@ impl EmbeddedEngine {
             if !matches!(self.registry.get(&id), Err(EngineError::NotFound { .. })) {
                 continue;
             }
-            let is_busy = Status::open(&self.layout.container(&id)).is_ok_and(|status| {
-                // Held until the directory is gone.
-                !status.try_lock().unwrap_or(false)
-            });
+            // Held until the directory is gone; one without the file was cut short before it had it.
+            let claim = Status::open(&self.layout.container(&id));
+            let is_busy = claim
+                .as_ref()
+                .is_ok_and(|status| !status.try_lock().unwrap_or(false));
             if !is_busy {
                 self.discard_files(&id)?;
             }

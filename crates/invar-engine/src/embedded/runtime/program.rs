@@ -1,7 +1,7 @@
 //! The last step inside a new container: install the system call filter and execute the program.
 
 use std::io::Write as _;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,10 +9,13 @@ use std::rc::Rc;
 
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+use rustix::fs::{Mode, OFlags};
+use rustix::termios::Winsize;
 use seccompiler::BpfProgram;
 use serde::{Deserialize, Serialize};
 
 use crate::embedded::init;
+use crate::embedded::root::make_directories;
 use crate::error::EngineError;
 
 /// Why a program never ran, as the container's side tells it.
@@ -58,6 +61,10 @@ pub(in crate::embedded) struct Program {
     pub(in crate::embedded) filters: Vec<BpfProgram>,
     /// Gets one [`Failure`]; closes without one when the program was executed.
     pub(in crate::embedded) outcome: Rc<OwnedFd>,
+    /// Where the program starts; made when missing, as Docker does.
+    pub(in crate::embedded) cwd: PathBuf,
+    /// Size of its terminal, when it has one.
+    pub(in crate::embedded) size: Option<Winsize>,
     /// This program's own file, to be process 1 in front of the container's program.
     pub(in crate::embedded) init: Option<Rc<OwnedFd>>,
 }
@@ -83,10 +90,25 @@ impl Executor for Program {
 impl Program {
     /// Returns only when it failed.
     fn execute(&self, args: &[String]) -> Failure {
+        // Nothing runs unsupervised: the kernel ends the program when its shim ends.
+        let end = Some(rustix::process::Signal::KILL);
+        if let Err(error) = rustix::process::set_parent_process_death_signal(end) {
+            return Failure::Setup {
+                reason: format!("it could not be tied to its shim: {error}"),
+            };
+        }
+        invar_sys::signal::reset_actions();
         if let Err(error) = invar_sys::signal::unblock_all() {
             return Failure::Setup {
                 reason: format!("the signal mask could not be cleared: {error}"),
             };
+        }
+        if let Some(size) = self.size {
+            // A wrong size is no reason not to run.
+            rustix::termios::tcsetwinsize(std::io::stdin(), size).ok();
+        }
+        if let Err(reason) = enter(&self.cwd) {
+            return Failure::Setup { reason };
         }
         for filter in &self.filters {
             if let Err(error) = seccompiler::apply_filter(filter) {
@@ -100,6 +122,24 @@ impl Program {
             None => execute(args, CommandExt::exec),
         }
     }
+}
+
+/// Changes to a working directory of the container.
+///
+/// The image may name `/proc/self/fd/N`, and this process still has handles on the host
+/// (CVE-2024-21626): no magic link is followed, and every other link ends at the container's root.
+fn enter(cwd: &Path) -> Result<(), String> {
+    let failed = |errno: rustix::io::Errno| match errno {
+        rustix::io::Errno::ROFS => format!(
+            "the working directory {} is not in the image, and cannot be made in a read-only root",
+            cwd.display()
+        ),
+        _ => format!("the working directory {}: {errno}", cwd.display()),
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open("/", flags, Mode::empty()).map_err(failed)?;
+    let directory = make_directories(root.as_fd(), cwd).map_err(failed)?;
+    rustix::process::fchdir(directory).map_err(failed)
 }
 
 /// Sends a failure through the outcome pipe.

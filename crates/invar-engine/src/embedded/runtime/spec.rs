@@ -1,7 +1,5 @@
 //! A container's configuration as the OCI runtime specification has it.
 
-use std::path::Path;
-
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
@@ -49,6 +47,8 @@ pub(in crate::embedded) struct Inputs<'a> {
     pub(in crate::embedded) account: &'a Account,
     pub(in crate::embedded) directory: &'a Directory,
     pub(in crate::embedded) layout: &'a Layout,
+    /// The configured capabilities that this process has to give.
+    pub(in crate::embedded) capabilities: Vec<String>,
     /// Open files this host lets us grant.
     pub(in crate::embedded) open_files: u64,
 }
@@ -60,7 +60,7 @@ pub(in crate::embedded) fn spec(inputs: &Inputs<'_>) -> Result<Spec> {
         "ociVersion": "1.2.0",
         "hostname": hostname(id, config),
         "root": { "path": inputs.directory.rootfs(), "readonly": !config.writable },
-        "process": process(inputs, &config.args, &environment(inputs), &config.cwd, config.tty),
+        "process": process(inputs, &config.args, &environment(inputs), config.tty),
         "mounts": mounts(inputs),
         "linux": {
             "cgroupsPath": cgroup::path(id),
@@ -81,13 +81,12 @@ pub(in crate::embedded) fn process(
     inputs: &Inputs<'_>,
     args: &[String],
     env: &[String],
-    cwd: &Path,
     tty: bool,
 ) -> Value {
     let Account {
         uid, gid, groups, ..
     } = inputs.account;
-    let bounding: &[String] = &inputs.config.capabilities;
+    let bounding: &[String] = &inputs.capabilities;
     // What `execve(2)` leaves to a user other than root.
     let held: &[String] = if *uid == 0 { bounding } else { &[] };
     let files = inputs.open_files.min(OPEN_FILES);
@@ -96,7 +95,8 @@ pub(in crate::embedded) fn process(
         "user": { "uid": uid, "gid": gid, "additionalGids": groups },
         "args": args,
         "env": env,
-        "cwd": cwd,
+        // The program step changes to the real one, after every handle on the host is harmless.
+        "cwd": "/",
         "noNewPrivileges": true,
         "capabilities": {
             "bounding": bounding, "effective": held, "permitted": held,

@@ -22,6 +22,8 @@ use crate::embedded::runtime::program::{Failure, Program};
 use crate::embedded::runtime::seccomp;
 use crate::embedded::status::{Record, Status};
 
+/// Bytes for `/etc/hosts` and its like; the host's own may be long.
+const FILES_SIZE: u64 = 16 << 20;
 /// Bytes of the message with which a program says why it never ran.
 const FAILURE_LIMIT: u64 = 64 << 10;
 
@@ -64,11 +66,16 @@ pub(super) fn launch(
     fs::create_dir_all(directory.rootfs()).map_err(setup)?;
     mount::attach(&root, &directory.rootfs()).map_err(setup)?;
     drop(root);
+    write_files(request, directory).map_err(setup)?;
 
     let (reader, outcome) = pipe()?;
     let executor = Program {
         filters: seccomp::filters(&request.capabilities).map_err(setup)?,
         outcome: Rc::new(outcome),
+        cwd: request.cwd.clone(),
+        size: (request.tty && request.attached)
+            .then(terminal::own_size)
+            .flatten(),
         init: own_file(request)?,
     };
     let builder = ContainerBuilder::new(request.id.as_str().to_owned(), SyscallType::default())
@@ -88,7 +95,7 @@ pub(super) fn launch(
     if let Some(failure) = failure(reader) {
         return Err(failure);
     }
-    let streams = ends.take(request)?;
+    let streams = ends.take()?;
     let init = container
         .pid()
         .ok_or_else(|| setup("it has no process"))?
@@ -118,6 +125,16 @@ fn become_shim(request: &Request) -> Outcome<SignalFd> {
         }
     }
     Ok(signals)
+}
+
+/// The engine's files, in memory: a mount of them then tells nothing of the host's paths.
+fn write_files(request: &Request, directory: &Directory) -> std::io::Result<()> {
+    let etc = directory.etc();
+    mount::attach(mount::tmpfs(FILES_SIZE)?, &etc)?;
+    for (name, text) in &request.files {
+        fs::write(etc.join(name), text)?;
+    }
+    Ok(())
 }
 
 fn own_file(request: &Request) -> Outcome<Option<Rc<OwnedFd>>> {
@@ -178,15 +195,11 @@ fn connect(
 }
 
 impl Ends {
-    fn take(self, request: &Request) -> Outcome<Streams> {
+    fn take(self) -> Outcome<Streams> {
         match self {
             Self::Pipes(streams) => Ok(streams),
             Self::Console(listener) => {
                 let master = terminal::receive(&listener).map_err(setup)?;
-                if request.attached {
-                    // A terminal nobody looks at has no size to follow.
-                    terminal::follow_size(std::io::stdout().as_fd(), master.as_fd()).ok();
-                }
                 Ok(Streams::Terminal(master))
             }
         }

@@ -41,8 +41,12 @@ pub(super) struct Request {
     pub(super) root: PathBuf,
     /// The container's directory.
     pub(super) directory: PathBuf,
-    /// Which system calls its capabilities need.
+    /// What it may do, which also decides its system calls.
     pub(super) capabilities: Vec<String>,
+    /// Where the program starts.
+    pub(super) cwd: PathBuf,
+    /// Names and contents of the engine's files in `/etc`.
+    pub(super) files: Vec<(String, String)>,
     /// Whether it shares the host's network.
     pub(super) host_network: bool,
     pub(super) tty: bool,

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use invar_sys::signal::{SIGCHLD, SIGWINCH};
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
+use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, wait};
 
 use super::launch::{Run, Streams};
 use super::output::Log;
@@ -72,15 +73,14 @@ struct Flow {
     pending: Vec<u8>,
     /// Which stream of the log; `None` for what is typed.
     stream: Option<LogStream>,
-    /// The command whose streams these are.
-    attached_by: Option<Pid>,
 }
 
 /// Copies between a container's streams and whoever looks at them.
 pub(in crate::embedded) struct Pump {
     flows: Vec<Flow>,
     master: Option<OwnedFd>,
-    is_attached: bool,
+    /// The command that is attached; readable when it has ended.
+    attached: Option<OwnedFd>,
     /// `None` for a program beside the container's own.
     log: Option<Log>,
 }
@@ -107,7 +107,7 @@ impl Pump {
         Self {
             flows,
             master,
-            is_attached: request.attached,
+            attached: request.attached.then(parent).flatten(),
             log: Some(log),
         }
     }
@@ -117,15 +117,15 @@ impl Pump {
         Self {
             flows: terminal_flows(&master, true, interactive),
             master: Some(master),
-            is_attached: true,
+            attached: parent(),
             log: None,
         }
     }
 
     pub(in crate::embedded) fn follow_size(&self) {
-        if let (Some(master), true) = (&self.master, self.is_attached) {
+        if let (Some(master), true) = (&self.master, self.attached.is_some()) {
             // The caller's terminal may be gone.
-            terminal::follow_size(std::io::stdout().as_fd(), master.as_fd()).ok();
+            terminal::follow_size(master.as_fd()).ok();
         }
     }
 
@@ -139,30 +139,53 @@ impl Pump {
         let mut who = Vec::new();
         if let Some(signals) = &signals {
             waiting.push(PollFd::new(signals, PollFlags::IN));
+            who.push(Event::Signal);
+        }
+        if let Some(attached) = &self.attached {
+            waiting.push(PollFd::new(attached, PollFlags::IN));
+            who.push(Event::Left);
         }
         for (index, flow) in self.flows.iter().enumerate() {
             if let Some((fd, events)) = flow.waits_for() {
                 waiting.push(PollFd::from_borrowed_fd(fd, events));
-                who.push(index);
+                who.push(Event::Flow(index));
             }
         }
         let timeout = timeout.and_then(|limit| Timespec::try_from(limit).ok());
         if poll(&mut waiting, timeout.as_ref()).is_err() {
             return false;
         }
-        let offset = usize::from(signals.is_some());
-        let is_signalled = signals.is_some() && !waiting[0].revents().is_empty();
-        let ready: Vec<usize> = who
+        let happened: Vec<Event> = who
             .into_iter()
-            .zip(&waiting[offset..])
+            .zip(&waiting)
             .filter(|(_, fd)| !fd.revents().is_empty())
-            .map(|(index, _)| index)
+            .map(|(event, _)| event)
             .collect();
         drop(waiting);
-        for index in ready {
-            self.flows[index].advance(self.log.as_mut());
+        let mut is_signalled = false;
+        for event in happened {
+            match event {
+                Event::Signal => is_signalled = true,
+                Event::Left => self.detach(),
+                Event::Flow(index) => self.flows[index].advance(self.log.as_mut()),
+            }
         }
         is_signalled
+    }
+
+    /// Lets go of the streams of a command that has ended: whoever reads them must see their end.
+    fn detach(&mut self) {
+        self.attached = None;
+        self.flows.retain(|flow| flow.stream.is_some());
+        for flow in &mut self.flows {
+            flow.to = None;
+            flow.pending.clear();
+        }
+        if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()) {
+            rustix::stdio::dup2_stdin(&null).ok();
+            rustix::stdio::dup2_stdout(&null).ok();
+            rustix::stdio::dup2_stderr(&null).ok();
+        }
     }
 
     /// Copies what the ended container left in its pipes.
@@ -178,6 +201,18 @@ impl Pump {
     }
 }
 
+/// What a step waits for.
+enum Event {
+    Signal,
+    Left,
+    Flow(usize),
+}
+
+/// A handle on the process that started this one.
+fn parent() -> Option<OwnedFd> {
+    pidfd_open(rustix::process::getppid()?, PidfdFlags::empty()).ok()
+}
+
 /// What is shown, and with `interactive` what is typed.
 fn terminal_flows(master: &OwnedFd, is_attached: bool, interactive: bool) -> Vec<Flow> {
     let mut flows = Vec::new();
@@ -191,7 +226,6 @@ fn terminal_flows(master: &OwnedFd, is_attached: bool, interactive: bool) -> Vec
             to: master.try_clone().ok(),
             pending: Vec::new(),
             stream: None,
-            attached_by: rustix::process::getppid(),
         });
     }
     flows
@@ -209,7 +243,6 @@ impl Flow {
             to,
             pending: Vec::new(),
             stream: Some(stream),
-            attached_by: rustix::process::getppid(),
         }
     }
 
@@ -268,12 +301,9 @@ impl Flow {
             Err(_gone) => {
                 self.to = None;
                 self.pending.clear();
-                if rustix::process::getppid() == self.attached_by {
-                    // The command still runs, so its output was closed on purpose: as in any
-                    // pipeline, the program is told by SIGPIPE. A command that was killed takes
-                    // nothing from the container.
-                    self.from = None;
-                }
+                // Closed on purpose: as in any pipeline, the program is told by SIGPIPE. A command
+                // that was killed is noticed by itself and takes nothing from the container.
+                self.from = None;
             }
             Ok(length) => drop(self.pending.drain(..length)),
         }

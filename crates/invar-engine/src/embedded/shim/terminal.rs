@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::termios::{tcgetwinsize, tcsetwinsize};
+use rustix::termios::{Winsize, tcgetwinsize, tcsetwinsize};
 
 const SOCKET: &str = "console";
 
@@ -48,10 +48,17 @@ pub(in crate::embedded) fn receive(listener: &UnixListener) -> io::Result<OwnedF
     Err(io::Error::other("the container sent no terminal"))
 }
 
-/// Gives a terminal the size of another.
-pub(in crate::embedded) fn follow_size(
-    shown: BorrowedFd<'_>,
-    container: BorrowedFd<'_>,
-) -> io::Result<()> {
-    Ok(tcsetwinsize(container, tcgetwinsize(shown)?)?)
+/// The size of the terminal this process shows things on; `None` when it is none.
+pub(in crate::embedded) fn own_size() -> Option<Winsize> {
+    tcgetwinsize(io::stdout())
+        .or_else(|_| tcgetwinsize(io::stdin()))
+        .ok()
+}
+
+/// Gives a container's terminal the size of this process's own.
+pub(in crate::embedded) fn follow_size(container: BorrowedFd<'_>) -> io::Result<()> {
+    match own_size() {
+        Some(size) => Ok(tcsetwinsize(container, size)?),
+        None => Ok(()),
+    }
 }
