@@ -48,19 +48,18 @@ impl Attached {
     /// Starts the container and waits for it; `name` is how the user calls it.
     pub(crate) fn run(
         self,
-        engine: Box<dyn Engine>,
+        engine: &Arc<dyn Engine>,
         id: &ContainerId,
         name: &str,
     ) -> anyhow::Result<ExitCode> {
-        let engine: Arc<dyn Engine> = Arc::from(engine);
         let stdio = self.streams().context("could not copy the streams")?;
         let raw = (self.tty && self.stdin)
             .then(Raw::enter)
             .transpose()
             .context("could not set up the terminal")?;
-        start(&*engine, id, stdio)?;
+        start(&**engine, id, stdio)?;
         let forwarder = Forwarder {
-            engine: Arc::clone(&engine),
+            engine: Arc::clone(engine),
             id: id.clone(),
             name: name.to_owned(),
             ends: 0,

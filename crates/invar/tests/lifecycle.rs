@@ -284,11 +284,12 @@ fn a_killed_shim_leaves_a_container_that_can_be_seen_removed_and_started() {
         let shim: u32 = process_field(init, "PPid").parse().unwrap();
         assert_ne!(shim, 1, "the shim is the parent of the container");
         signal(shim, "KILL");
-        // Nobody would reap or stop it any more.
-        eventually("the container ends with its shim", || {
-            (!is_alive(init)).then_some(())
+        eventually("the shim is gone", || {
+            (!is_alive(shim.cast_signed())).then_some(())
         });
+        // Nobody would reap or stop it any more: whoever looks first ends it.
         let state = &inspect(&invar, name)["State"];
+        assert!(!is_alive(init), "{state}");
         assert_eq!(state["Status"], "exited", "{state}");
         assert_ne!(state["Error"], "", "an operator must learn of it");
         assert!(invar.run(&["ps", "-a"]).contains(name));

@@ -19,7 +19,11 @@ fn both_streams_come_back_where_they_came_from() {
     );
     assert_eq!(outcome(&invar, &["logs", "talker"]), all);
     let (_, out, said) = outcome(&invar, &["logs", "--tail", "2", "talker"]);
-    assert_eq!((out + &said).lines().count(), 2);
+    assert_eq!(
+        out.lines().count() + said.lines().count(),
+        2,
+        "{out} {said}"
+    );
     let (_, out, said) = outcome(&invar, &["logs", "-n", "0", "talker"]);
     assert_eq!(out + &said, "");
     assert_eq!(outcome(&invar, &["logs", "--tail", "all", "talker"]), all);

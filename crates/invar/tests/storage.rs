@@ -40,7 +40,7 @@ fn scratch_space_is_writable_but_runs_nothing() {
     let invar = busybox();
     for directory in ["/tmp", "/run", "/var/tmp", "/dev/shm"] {
         let script = format!(
-            "cp /bin/busybox {directory}/dropped && {directory}/dropped true; echo code $?; \
+            "cp /bin/busybox {directory}/ && {directory}/busybox true; echo code $?; \
              grep ' {directory} ' /proc/mounts"
         );
         let said = shell(&invar, &[], &script);
@@ -97,10 +97,10 @@ fn bind_mounts_keep_to_their_mode() {
     );
     let (code, _, said) = with(":ro", "echo again > /data/file");
     assert!(code != Some(0) && said.contains("Read-only"), "{said}");
-    let run = "cp /bin/busybox /data/program; /data/program echo ran";
+    let run = "cp /bin/busybox /data/; /data/busybox echo ran";
     assert_eq!(with("", run).0, Some(126), "writable mounts run nothing");
     assert_eq!(with(":exec", run).1, "ran");
-    assert_eq!(with(":ro", "/data/program echo ran").1, "ran");
+    assert_eq!(with(":ro", "/data/busybox echo ran").1, "ran");
 }
 
 #[test]

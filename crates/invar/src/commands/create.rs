@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use invar_image::ImageStore;
+use invar_engine::embedded::EmbeddedEngine;
 
 use crate::cli::Cli;
 use crate::container_config::Options;
 use crate::creating::ImageAndProgram;
 use crate::exit::{Advise as _, NOT_RUN};
-use crate::{creating, engines, printer, privilege};
+use crate::{creating, printer, privilege};
 
 /// Make a container without starting it, and print its id
 ///
@@ -32,10 +32,9 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
 
 fn create(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     privilege::require_root()?;
-    let images = ImageStore::open(cli.root())?;
-    let config = creating::configure(&images, &args.program, &args.options)?;
-    let engine = engines::open(cli.root(), "embedded")?;
-    let id = creating::create(&*engine, &args.options, &config)?;
+    let engine = EmbeddedEngine::open(cli.root())?;
+    let config = creating::configure(engine.images(), &args.program, &args.options)?;
+    let id = creating::create(&engine, &args.options, &config)?;
     printer::line(id.as_str())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -118,7 +118,7 @@ fn listing<'a>(args: &'a Args, comparison: &'a Comparison) -> impl Iterator<Item
 }
 
 /// `C /etc/passwd  critical: user accounts and passwords`
-fn row(kind: Kind, change: &Change) -> String {
+pub(crate) fn row(kind: Kind, change: &Change) -> String {
     let color = match kind {
         Kind::Added => AnsiColors::Green,
         Kind::Changed => AnsiColors::Yellow,

@@ -2,7 +2,8 @@
 
 mod completions;
 mod create;
-mod diff;
+pub(crate) mod diff;
+mod drill;
 mod exec;
 mod image;
 mod images;
@@ -37,6 +38,9 @@ pub(crate) enum Command {
     Completions(completions::Args),
     Create(Box<create::Args>),
     Diff(diff::Args),
+    Drill(drill::Args),
+    #[command(hide = true)]
+    DrillApp(crate::drill::app::Args),
     Exec(exec::Args),
     Image(image::Args),
     Images(images::Args),
@@ -66,6 +70,8 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Completions(args) => Ok(completions::run(args)),
         Command::Create(args) => create::run(cli, args),
         Command::Diff(args) => diff::run(cli, args),
+        Command::Drill(args) => drill::run(cli, args),
+        Command::DrillApp(args) => Ok(crate::drill::app::run(args)),
         Command::Exec(args) => exec::run(cli, args),
         Command::Image(args) => image::run(cli, args),
         Command::Images(args) => images::run(cli, args),

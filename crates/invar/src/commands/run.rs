@@ -1,16 +1,17 @@
 //! `invar run`
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use invar_engine::Stdio;
-use invar_image::ImageStore;
+use invar_engine::embedded::EmbeddedEngine;
+use invar_engine::{Engine, Stdio};
 
 use crate::attached::{self, Attached};
 use crate::cli::Cli;
 use crate::container_config::Options;
 use crate::creating::ImageAndProgram;
 use crate::exit::{Advise as _, NOT_RUN};
-use crate::{creating, engines, printer, privilege};
+use crate::{creating, printer, privilege};
 
 /// Run a program in a new container
 ///
@@ -52,14 +53,12 @@ fn run_program(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     let attached = (!args.detach)
         .then(|| Attached::prepare(options.tty, options.interactive))
         .transpose()?;
-    let images = ImageStore::open(cli.root())?;
-    let config = creating::configure(&images, &args.program, options)?;
-    drop(images);
-    let engine = engines::open(cli.root(), "embedded")?;
+    let engine = Arc::new(EmbeddedEngine::open(cli.root())?);
+    let config = creating::configure(engine.images(), &args.program, options)?;
     let id = creating::create(&*engine, options, &config)?;
     let name = options.name.as_deref().unwrap_or_else(|| id.short());
     if let Some(attached) = attached {
-        return attached.run(engine, &id, name);
+        return attached.run(&(engine as Arc<dyn Engine>), &id, name);
     }
     attached::start(&*engine, &id, Stdio::Detached)?;
     printer::line(id.as_str())?;

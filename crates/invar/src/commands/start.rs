@@ -1,6 +1,7 @@
 //! `invar start`
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use invar_engine::{State, Stdio};
 
@@ -56,5 +57,5 @@ fn start_attached(cli: &Cli, args: &Args, name: &str) -> anyhow::Result<ExitCode
         ));
     }
     let attached = Attached::prepare(config.tty, args.interactive && config.interactive)?;
-    attached.run(found.engine, &found.container.id, name)
+    attached.run(&Arc::from(found.engine), &found.container.id, name)
 }

@@ -18,7 +18,7 @@ mod program;
 mod quantity;
 
 pub(crate) use environment::flag as environment_variable;
-pub(crate) use options::Options;
+pub(crate) use options::{NetworkName, Options};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,7 +27,6 @@ use anyhow::{Context as _, bail};
 use invar_engine::{ContainerConfig, Network, Resources, User};
 use oci_spec::image::Config;
 
-use self::options::NetworkName;
 use crate::exit::failure;
 use crate::signals;
 
@@ -57,6 +56,8 @@ pub(crate) struct Host<'a> {
     pub(crate) working_directory: PathBuf,
     /// How many processors there are.
     pub(crate) processors: usize,
+    /// Capabilities that a process started here can have, as bits.
+    pub(crate) bounding_set: u64,
 }
 
 impl Host<'_> {
@@ -67,6 +68,7 @@ impl Host<'_> {
             working_directory: std::env::current_dir()
                 .context("could not find the working directory")?,
             processors: std::thread::available_parallelism()?.get(),
+            bounding_set: capabilities::bounding_set(),
         })
     }
 }
@@ -106,7 +108,7 @@ pub(crate) fn resolve(
             NetworkName::Host => Network::Host,
         },
         resources: resources(options, host)?,
-        capabilities: capabilities::resolve(&options.cap_add, &options.cap_drop)?,
+        capabilities: capabilities::resolve(&options.cap_add, &options.cap_drop, host)?,
         init: options.init,
         tty: options.tty,
         interactive: options.interactive,
