@@ -1,8 +1,10 @@
 //! One file a subcommand: its arguments (the doc comments are the help) and one function.
 
+mod capture;
 mod completions;
 mod create;
 mod diff;
+mod evidence;
 mod exec;
 mod image;
 mod images;
@@ -34,9 +36,11 @@ use crate::cli::Cli;
 /// Every subcommand.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Capture(capture::Args),
     Completions(completions::Args),
     Create(Box<create::Args>),
     Diff(diff::Args),
+    Evidence(evidence::Args),
     Exec(exec::Args),
     Image(image::Args),
     Images(images::Args),
@@ -63,9 +67,11 @@ pub(crate) enum Command {
 /// Runs the chosen subcommand.
 pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
+        Command::Capture(args) => capture::run(cli, args),
         Command::Completions(args) => Ok(completions::run(args)),
         Command::Create(args) => create::run(cli, args),
         Command::Diff(args) => diff::run(cli, args),
+        Command::Evidence(args) => evidence::run(cli, args),
         Command::Exec(args) => exec::run(cli, args),
         Command::Image(args) => image::run(cli, args),
         Command::Images(args) => images::run(cli, args),
