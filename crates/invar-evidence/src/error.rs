@@ -103,6 +103,17 @@ pub enum EvidenceError {
         #[source]
         source: std::io::Error,
     },
+    /// A replacement failed after the old container had ended.
+    #[error("could not replace {name:?}: {outcome}")]
+    NotReplaced {
+        /// The container being replaced.
+        name: String,
+        /// What became of it.
+        outcome: String,
+        /// Why it failed.
+        #[source]
+        source: Box<EvidenceError>,
+    },
     /// A fresh container did not come up.
     #[error("the fresh container of {name:?} {reason}")]
     NotReady {

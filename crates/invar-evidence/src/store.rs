@@ -83,6 +83,11 @@ impl EvidenceStore {
         self.state_root.join("trust")
     }
 
+    /// Where replacements write down what they are about to do.
+    pub(crate) fn replacements(&self) -> PathBuf {
+        self.state_root.join("replacements")
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }

@@ -69,8 +69,8 @@ impl<'a> Frozen<'a> {
         }
     }
 
-    /// Lets the container go on.
-    pub(crate) fn resume(mut self, log: &mut Log) -> Result<()> {
+    /// Lets the container go on; how long it was frozen, in milliseconds.
+    pub(crate) fn resume(mut self, log: &mut Log) -> Result<u64> {
         if std::mem::take(&mut self.is_ours) {
             self.engine
                 .resume(&self.id)
@@ -79,17 +79,18 @@ impl<'a> Frozen<'a> {
                 frozen_ms: self.frozen_ms(),
             })?;
         }
-        Ok(())
+        Ok(self.frozen_ms())
     }
 
-    /// Kills every process without letting one run another instruction.
+    /// Kills every process without letting one run another instruction; how long they were frozen,
+    /// in milliseconds.
     ///
     /// On cgroup v1 a frozen process takes a signal only once it is thawed, but then before
     /// anything else. The first process is killed through the engine, so that it knows of it and
     /// starts nothing again.
     ///
     /// When it fails, the container stays frozen until this is dropped.
-    pub(crate) fn kill(&mut self, log: &mut Log) -> Result<()> {
+    pub(crate) fn kill(&mut self, log: &mut Log) -> Result<u64> {
         log.step(Step::Killing)?;
         let pids = self
             .engine
@@ -118,9 +119,9 @@ impl<'a> Frozen<'a> {
             Err(error) if self.has_ended() => drop(error),
             Err(error) => return Err(EvidenceError::engine("wait for the container")(error)),
         }
-        log.step(Step::Killed {
-            frozen_ms: self.frozen_ms(),
-        })
+        let frozen_ms = self.frozen_ms();
+        log.step(Step::Killed { frozen_ms })?;
+        Ok(frozen_ms)
     }
 
     fn thaw_if_frozen(&self) {

@@ -57,6 +57,7 @@ pub(crate) struct Capture<'a> {
     taken: Option<Taken>,
     comparison: Option<Comparison>,
     has_logs: bool,
+    frozen_ms: Option<u64>,
 }
 
 impl<'a> Capture<'a> {
@@ -95,6 +96,7 @@ impl<'a> Capture<'a> {
             taken: None,
             comparison: None,
             has_logs: false,
+            frozen_ms: None,
         })
     }
 
@@ -170,7 +172,10 @@ impl<'a> Capture<'a> {
         match frozen {
             None => Ok(()),
             Some(frozen) if plan.stop => self.kill(frozen),
-            Some(frozen) => frozen.resume(&mut self.draft.log),
+            Some(frozen) => {
+                self.frozen_ms = Some(frozen.resume(&mut self.draft.log)?);
+                Ok(())
+            }
         }
     }
 
@@ -234,8 +239,12 @@ impl<'a> Capture<'a> {
     /// Kills the container. When that fails it must not go on writing into the evidence: the
     /// upper directory goes back, and a copy stays.
     fn kill(&mut self, mut frozen: Frozen<'_>) -> Result<()> {
-        let Err(error) = frozen.kill(&mut self.draft.log) else {
-            return Ok(());
+        let error = match frozen.kill(&mut self.draft.log) {
+            Ok(frozen_ms) => {
+                self.frozen_ms = Some(frozen_ms);
+                return Ok(());
+            }
+            Err(error) => error,
         };
         let shared = self.taken.as_ref().map(|taken| taken.method);
         if let Some(upper) = self.root.as_ref().and_then(|root| root.upper.as_ref()) {
@@ -248,6 +257,26 @@ impl<'a> Capture<'a> {
         }
         drop(frozen);
         Err(error)
+    }
+
+    /// How long the container was frozen.
+    pub(crate) fn frozen_ms(&self) -> Option<u64> {
+        self.frozen_ms
+    }
+
+    /// Lets the container have its upper directory again after it was killed, so that it can be
+    /// started; the evidence keeps its own.
+    pub(crate) fn give_back(&mut self) -> Result<()> {
+        let method = self.taken.as_ref().map(|taken| taken.method);
+        let Some(upper) = self.root.as_ref().and_then(|root| root.upper.as_ref()) else {
+            return Ok(());
+        };
+        let (dir, log) = (&self.draft.dir, &mut self.draft.log);
+        match method {
+            Some(Method::Renamed) => upper::copy_back(upper, dir, &mut self.budget, log),
+            Some(Method::Linked) => upper::unshare(dir, &mut self.budget, log),
+            Some(Method::Copied) | None => Ok(()),
+        }
     }
 
     fn keep_files(&mut self) -> Result<()> {

@@ -116,3 +116,40 @@ pub(crate) fn copy_instead(
     invar_sys::tree::remove(&place).map_err(EvidenceError::io("remove", &place))?;
     take(upper, dir, Method::Copied, budget, log).map(drop)
 }
+
+/// Makes the container's upper directory again from the one that was moved here.
+pub(crate) fn copy_back(
+    upper: &Upper,
+    dir: &Path,
+    budget: &mut Budget,
+    log: &mut Log,
+) -> Result<()> {
+    copy(&place(dir), &upper.path, dir, budget, log)
+}
+
+/// Makes the files here independent of those of the container they are linked with.
+pub(crate) fn unshare(dir: &Path, budget: &mut Budget, log: &mut Log) -> Result<()> {
+    let place = place(dir);
+    let private = dir.join(RAW).join("private");
+    copy(&place, &private, dir, budget, log)?;
+    invar_sys::tree::remove(&place).map_err(EvidenceError::io("remove", &place))?;
+    fs::rename(&private, &place).map_err(EvidenceError::io("rename", &private))
+}
+
+/// Copies a tree whose listing exists already.
+fn copy(from: &Path, to: &Path, dir: &Path, budget: &mut Budget, log: &mut Log) -> Result<()> {
+    let source = open_dir(from).map_err(EvidenceError::io("open", from))?;
+    fs::create_dir(to).map_err(EvidenceError::io("create", to))?;
+    let target = open_dir(to).map_err(EvidenceError::io("open", to))?;
+    let scratch = dir.join("copy.unfinished");
+    let mut writer = Writer::create(&scratch)?;
+    take::tree(
+        source.as_fd(),
+        target.as_fd(),
+        Method::Copied,
+        budget,
+        &mut writer,
+        log,
+    )?;
+    fs::remove_file(&scratch).map_err(EvidenceError::io("remove", &scratch))
+}

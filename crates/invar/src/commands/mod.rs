@@ -16,6 +16,7 @@ mod logs;
 mod pause;
 mod ps;
 mod rename;
+mod replace;
 mod restart;
 mod rm;
 mod rmi;
@@ -52,6 +53,7 @@ pub(crate) enum Command {
     Pause(pause::Args),
     Ps(ps::Args),
     Rename(rename::Args),
+    Replace(replace::Args),
     Restart(restart::Args),
     Rm(rm::Args),
     Rmi(rmi::Args),
@@ -83,6 +85,7 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Pause(args) => pause::run(cli, args),
         Command::Ps(args) => ps::run(cli, args),
         Command::Rename(args) => rename::run(cli, args),
+        Command::Replace(args) => replace::run(cli, args),
         Command::Restart(args) => restart::run(cli, args),
         Command::Rm(args) => rm::run(cli, args),
         Command::Rmi(args) => rmi::run(cli, args),
