@@ -166,7 +166,7 @@ fn compare_trees(dir: &Path, sums: &Sums, found: &mut Verification) -> Result<()
     let mut trees: Vec<String> = Vec::new();
     for name in sums.keys() {
         let tree = name.strip_suffix(".jsonl").unwrap_or_default();
-        if tree == "upper" || tree.starts_with("tmpfs-") {
+        if is_tree(tree) {
             trees.push(tree.to_owned());
         }
     }
@@ -199,6 +199,15 @@ fn compare_trees(dir: &Path, sums: &Sums, found: &mut Verification) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Whether a listing of this name is one of a tree.
+fn is_tree(name: &str) -> bool {
+    let number = name.strip_prefix("tmpfs-");
+    name == "upper"
+        || number.is_some_and(|number| {
+            !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+        })
 }
 
 /// The hashes of the custody log's entries, as far as it is right.

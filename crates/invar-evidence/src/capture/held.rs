@@ -103,9 +103,12 @@ impl HeldFiles {
         // What the kernel has in memory anyway; no file system is asked.
         let stat = stat(seen.as_fd(), c"")?;
         let is_memory = self.memory == Some((stat.stx_dev_major, stat.stx_dev_minor));
+        let is_file = file_type(&stat) == FileType::RegularFile;
         let file_system = match mount {
             Some(mount) => mount.kind.clone(),
             None if is_memory => "memory".to_owned(),
+            // A terminal or `/dev/null` of the host, opened before the container was entered.
+            None if !is_file => "of the host".to_owned(),
             None => {
                 let reason = "its file system is not mounted where its process is";
                 return Ok(Looked::Refused(reason.to_owned()));
@@ -120,7 +123,7 @@ impl HeldFiles {
         };
         let is_lost =
             stat.stx_nlink == 0 || is_memory || (is_program && facts.file_system != "overlay");
-        if file_type(&stat) != FileType::RegularFile || !is_lost {
+        if !is_file || !is_lost {
             return Ok(Looked::Plain(facts));
         }
         let key = (facts.device.clone(), facts.inode);

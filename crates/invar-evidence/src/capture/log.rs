@@ -118,6 +118,8 @@ pub enum Step {
 pub(crate) struct Log {
     file: fs::File,
     path: PathBuf,
+    /// Where in the container the tree lies that paths are from.
+    base: Vec<u8>,
     gaps: u64,
     most_gaps: u64,
 }
@@ -135,6 +137,7 @@ impl Log {
         Ok(Self {
             file,
             path,
+            base: Vec::new(),
             gaps: 0,
             most_gaps,
         })
@@ -142,6 +145,11 @@ impl Log {
 
     pub(crate) fn step(&mut self, step: Step) -> Result<()> {
         self.write(What::Step(step))
+    }
+
+    /// Paths named from now on lie below this one.
+    pub(crate) fn set_base(&mut self, base: &[u8]) {
+        self.base = base.strip_suffix(b"/").unwrap_or(base).to_vec();
     }
 
     pub(crate) fn broke_off(&mut self, error: &EvidenceError) -> Result<()> {
@@ -153,6 +161,12 @@ impl Log {
     /// records, only the fact that there are more.
     pub(crate) fn not_captured(&mut self, what: &[u8], reason: impl Display) -> Result<()> {
         self.gaps += 1;
+        let below = if what.starts_with(b"/") {
+            [self.base.as_slice(), what].concat()
+        } else {
+            what.to_vec()
+        };
+        let what = below.as_slice();
         let (what, reason) = match self.gaps.cmp(&self.most_gaps) {
             std::cmp::Ordering::Less => (what, reason.to_string()),
             std::cmp::Ordering::Equal => (

@@ -326,11 +326,11 @@ impl<'a> Capture<'a> {
 
     fn write_changes(&mut self) -> Result<()> {
         let dir = &self.draft.dir;
+        upper::complete_listings(dir, &mut self.draft.log)?;
         let place = upper::place(dir);
         if !place.exists() {
             return Ok(());
         }
-        upper::complete_listing(dir, "upper", &mut self.draft.log)?;
         let Some(root) = &self.root else {
             return Ok(());
         };

@@ -72,10 +72,8 @@ pub(crate) fn take_up(
 fn without_container(mut draft: Draft) -> Result<Draft> {
     let reason = "the capture was killed, and the container is gone";
     draft.log.not_captured(b"what is not here", reason)?;
-    if upper::place(&draft.dir).exists() {
-        let listed = upper::complete_listing(&draft.dir, "upper", &mut draft.log);
-        draft.log.absorb("upper directory", listed)?;
-    }
+    let listed = upper::complete_listings(&draft.dir, &mut draft.log);
+    draft.log.absorb("upper directory", listed)?;
     Ok(draft)
 }
 

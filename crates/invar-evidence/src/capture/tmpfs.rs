@@ -71,7 +71,10 @@ pub(crate) fn keep(held: &[Tmpfs], dir: &Path, budget: &mut Budget, log: &mut Lo
         let to = open_dir(&place).map_err(EvidenceError::io("open", &place))?;
         let mut writer = Writer::create(&found_listing(dir, &name))?;
         let from = tmpfs.handle.as_fd();
-        let copied = take::tree(from, to.as_fd(), Method::Copied, budget, &mut writer, log)?;
+        log.set_base(&tmpfs.point);
+        let copied = take::tree(from, to.as_fd(), Method::Copied, budget, &mut writer, log);
+        log.set_base(b"");
+        let copied = copied?;
         writer.finish()?;
         let (point, exact) = text::to_text(&tmpfs.point);
         let line = serde_json::json!({

@@ -1,7 +1,7 @@
 //! Taking the upper directory: moved when Invar owns it, linked when its container goes, copied
 //! otherwise.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
@@ -47,19 +47,48 @@ pub(crate) fn take(
     let place = place(dir);
     let taken = if method == Method::Renamed {
         check_same(upper)?;
-        fs::rename(&upper.path, &place).map_err(EvidenceError::io("move", &upper.path))?;
+        rename(&upper.path, &place)?;
         Taken::none(method)
     } else {
         let mut writer = Writer::create(&found_listing(dir, UPPER))?;
         fs::create_dir(&place).map_err(EvidenceError::io("create", &place))?;
         let to = open_dir(&place).map_err(EvidenceError::io("open", &place))?;
-        let from = upper.dir.as_fd();
+        let (from, to) = together(upper, &place, to)?;
+        let from = from.as_ref().unwrap_or(&upper.dir).as_fd();
         let taken = take::tree(from, to.as_fd(), method, budget, &mut writer, log)?;
         writer.finish()?;
         taken
     };
     log.step(Step::Taken(taken.clone()))?;
     Ok(taken)
+}
+
+/// Moves a directory, also from one mount to another of the same file system.
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {}
+        moved => return moved.map_err(EvidenceError::io("move", from)),
+    }
+    let failed = || EvidenceError::io("move", from);
+    let (Some(source), Some(target)) = (from.parent(), to.parent()) else {
+        return Err(failed()(rustix::io::Errno::XDEV.into()));
+    };
+    let together = invar_sys::together::open(source, target).map_err(failed())?;
+    let (source, target) = together.ok_or_else(|| failed()(rustix::io::Errno::XDEV.into()))?;
+    let (Some(name), Some(new_name)) = (from.file_name(), to.file_name()) else {
+        return Err(failed()(rustix::io::Errno::INVAL.into()));
+    };
+    rustix::fs::renameat(&source, name, &target, new_name).map_err(EvidenceError::io("move", from))
+}
+
+/// Handles of both directories between which files can be linked, where that is possible at all.
+fn together(upper: &Upper, place: &Path, to: OwnedFd) -> Result<(Option<OwnedFd>, OwnedFd)> {
+    check_same(upper)?;
+    match invar_sys::together::open(&upper.path, place) {
+        Ok(Some((from, to))) => Ok((Some(from), to)),
+        // Files are copied then.
+        Ok(None) | Err(_) => Ok((None, to)),
+    }
 }
 
 /// A path may have been replaced since its handle was opened.
@@ -77,8 +106,23 @@ fn check_same(upper: &Upper) -> Result<()> {
     Err(EvidenceError::malformed(path.display().to_string(), reason))
 }
 
+/// Completes the listing of every tree that was taken.
+pub(crate) fn complete_listings(dir: &Path, log: &mut Log) -> Result<()> {
+    let raw = dir.join(RAW);
+    if !raw.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(&raw).map_err(EvidenceError::io("list", &raw))? {
+        let name = entry.map_err(EvidenceError::io("list", &raw))?.file_name();
+        if let Some(name) = name.to_str() {
+            complete_listing(dir, name, log)?;
+        }
+    }
+    Ok(())
+}
+
 /// Lists a tree that was moved here, and adds the hashes; does nothing when that is done.
-pub(crate) fn complete_listing(dir: &Path, name: &str, log: &mut Log) -> Result<()> {
+fn complete_listing(dir: &Path, name: &str, log: &mut Log) -> Result<()> {
     let (found, done) = (found_listing(dir, name), listing(dir, name));
     if done.exists() {
         return Ok(());
@@ -100,7 +144,7 @@ pub(crate) fn put_back(
     log: &mut Log,
 ) -> Result<()> {
     let place = place(dir);
-    fs::rename(&place, &upper.path).map_err(EvidenceError::io("put back", &upper.path))?;
+    rename(&place, &upper.path)?;
     log.step(Step::PutBack)?;
     take(upper, dir, Method::Copied, budget, log).map(drop)
 }
