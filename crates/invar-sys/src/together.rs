@@ -52,9 +52,7 @@ impl Place {
         let handle = rustix::fs::open(path, flags, Mode::empty())?;
         let path = fs_err::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd()))?;
         let (mount_root, mount_point) = mount_of(&handle)?;
-        let below = path
-            .strip_prefix(&mount_point)
-            .map_err(io::Error::other)?;
+        let below = path.strip_prefix(&mount_point).map_err(io::Error::other)?;
         Ok(Self {
             device: fstat(&handle)?.st_dev,
             in_file_system: mount_root.join(below),

@@ -72,9 +72,14 @@ impl<'a> Frozen<'a> {
     /// Lets the container go on; how long it was frozen, in milliseconds.
     pub(crate) fn resume(mut self, log: &mut Log) -> Result<u64> {
         if std::mem::take(&mut self.is_ours) {
-            self.engine
-                .resume(&self.id)
-                .map_err(EvidenceError::engine("let the container go on"))?;
+            match self.engine.resume(&self.id) {
+                Ok(()) => {}
+                // It was about to end when it was frozen, or somebody killed it meanwhile.
+                Err(error) if self.has_ended() => drop(error),
+                Err(error) => {
+                    return Err(EvidenceError::engine("let the container go on")(error));
+                }
+            }
             log.step(Step::Resumed {
                 frozen_ms: self.frozen_ms(),
             })?;
