@@ -19,6 +19,7 @@ mod capture;
 mod custody;
 mod digest;
 mod error;
+mod failpoint;
 mod files;
 mod header;
 mod id;

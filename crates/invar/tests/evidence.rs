@@ -44,18 +44,18 @@ fn keeps_all(host: &Host) {
         let change = line(&changes, path);
         (change["compatible"].clone(), change["actual"].clone())
     };
-    let (added, changed, deleted) = (json!("A"), json!("C"), json!("D"));
+    let [add, change, delete] = ["A", "C", "D"].map(|letter| json!(letter));
     for (path, kind) in [
-        ("/etc/passwd", &changed),
-        ("/tmp/rootme", &added),
-        ("/tmp/fifo", &added),
-        ("/srv-link", &added),
-        ("/srv/terabyte", &added),
-        (r"/srv/names/new\nline", &added),
-        (r"/srv/names/red\x1b[31m", &added),
-        (r"/srv/names/not\xffutf8", &added),
-        (r"/srv/names/back\\slash", &added),
-        ("/www/index.html", &deleted),
+        ("/etc/passwd", &change),
+        ("/tmp/rootme", &add),
+        ("/tmp/fifo", &add),
+        ("/srv-link", &add),
+        ("/srv/terabyte", &add),
+        (r"/srv/names/new\nline", &add),
+        (r"/srv/names/red\x1b[31m", &add),
+        (r"/srv/names/not\xffutf8", &add),
+        (r"/srv/names/back\\slash", &add),
+        ("/www/index.html", &delete),
     ] {
         assert_eq!(verdicts(path), (kind.clone(), kind.clone()), "{path}");
     }

@@ -144,7 +144,14 @@ impl Log {
     }
 
     pub(crate) fn step(&mut self, step: Step) -> Result<()> {
-        self.write(What::Step(step))
+        let what = What::Step(step);
+        self.write(&what)?;
+        if let Ok(value) = serde_json::to_value(&what)
+            && let Some(name) = value["step"].as_str()
+        {
+            crate::failpoint::hit(name);
+        }
+        Ok(())
     }
 
     /// Paths named from now on lie below this one.
@@ -154,7 +161,7 @@ impl Log {
 
     pub(crate) fn broke_off(&mut self, error: &EvidenceError) -> Result<()> {
         let reason = text::shown(error.chain().as_bytes());
-        self.write(What::BrokeOff { reason })
+        self.write(&What::BrokeOff { reason })
     }
 
     /// Records that something, named by its path or kind, was not captured. After the limit of
@@ -176,7 +183,7 @@ impl Log {
             std::cmp::Ordering::Greater => return Ok(()),
         };
         let short = |bytes: &[u8]| text::shown(&bytes[..bytes.len().min(LONGEST_NAME)]);
-        self.write(What::NotCaptured {
+        self.write(&What::NotCaptured {
             what: short(what),
             reason: short(reason.as_bytes()),
         })
@@ -190,10 +197,10 @@ impl Log {
         }
     }
 
-    fn write(&mut self, what: What) -> Result<()> {
+    fn write(&mut self, what: &What) -> Result<()> {
         let record = Record {
             at: Timestamp::now(),
-            what,
+            what: what.clone(),
         };
         let mut line = serde_json::to_vec(&record).expect("a record is plain data");
         line.push(b'\n');

@@ -26,6 +26,7 @@ use self::recover::Recovered;
 use crate::capture::Capture;
 use crate::digest;
 use crate::error::{EvidenceError, Result};
+use crate::failpoint;
 use crate::header::Plan;
 use crate::id::EvidenceId;
 use crate::limits::Limits;
@@ -186,10 +187,12 @@ impl<'a> Replacing<'a> {
                 return Err(EvidenceError::engine("make a fresh container")(error));
             }
         };
+        failpoint::hit("recreated");
         let is_fresh_first = self.order == Order::FreshFirst;
         if is_fresh_first && let Err(error) = self.start(&fresh) {
             return Err(self.give_up(&fresh, error));
         }
+        failpoint::hit("started");
         let mut fresh_ms = self.elapsed_ms();
         let capture = match self.retire() {
             Ok(capture) => capture,
@@ -204,12 +207,16 @@ impl<'a> Replacing<'a> {
             fresh_ms = self.elapsed_ms();
         }
         let gap_ms = self.gap_ms(is_fresh_first);
+        failpoint::hit("retired");
         self.swap_names(&fresh)?;
+        failpoint::hit("swapped");
         if let Some(capture) = capture {
             let sealed = seal::seal(self.store, capture.complete()?)?;
             self.evidence = Some(sealed.id);
         }
+        failpoint::hit("sealed");
         self.remove_old()?;
+        failpoint::hit("removed");
         let replacement = Replacement {
             name: self.old.name.as_str().to_owned(),
             old: self.old.id.clone(),
@@ -363,10 +370,17 @@ fn millis(time: Duration) -> u64 {
 
 /// Gives the old container another name, unless it is gone, and its name to the fresh one.
 fn swap_names(engine: &dyn Engine, plan: &journal::Plan, fresh: &ContainerId) -> Result<()> {
+    let has_old_name = || {
+        let old = engine.inspect(plan.old.as_str());
+        old.is_ok_and(|old| old.name == plan.old_name)
+    };
     match engine.rename(&plan.old, &plan.old_name) {
         Ok(()) | Err(EngineError::NotFound { .. }) => {}
+        // A replacement that was killed had done that.
+        Err(_) if has_old_name() => {}
         Err(error) => return Err(EvidenceError::engine("rename the old container")(error)),
     }
+    failpoint::hit("half-swapped");
     let deadline = Instant::now() + NAME_FREE;
     loop {
         match engine.rename(fresh, &plan.name) {

@@ -29,6 +29,7 @@ use crate::capture::{changes, timeline};
 use crate::custody::{self, Action};
 use crate::digest;
 use crate::error::{EvidenceError, Result};
+use crate::failpoint;
 use crate::files;
 use crate::header::{self, Gap, Summary};
 use crate::store::{Draft, Evidence, EvidenceStore, set_mode};
@@ -67,10 +68,12 @@ pub(crate) fn seal(store: &EvidenceStore, mut draft: Draft) -> Result<Evidence> 
         }),
     };
     files::replace(&draft.dir.join(dsse::NAME), &dsse::sign(&key, &sealed))?;
+    failpoint::hit("signed");
     custody::start(store, &key, &draft.dir, &draft.header.id, &digest)?;
     for name in [sums::NAME, dsse::NAME] {
         set_mode(&draft.dir.join(name), 0o400)?;
     }
+    failpoint::hit("custody");
     store.publish(draft)
 }
 

@@ -190,6 +190,14 @@ impl Host {
         }
     }
 
+    /// Removes a container, also a running one.
+    pub(crate) fn remove(&self, name: &str) {
+        match self {
+            Self::Embedded(invar) => invar.run(&["rm", "--force", name]),
+            Self::Docker(_, docker) => docker.run(&["rm", "--force", name]),
+        };
+    }
+
     /// Where evidence with this id is kept.
     pub(crate) fn evidence(&self, id: &str) -> PathBuf {
         self.invar().root().join("evidence").join(id)
