@@ -172,6 +172,37 @@ fn a_container_that_removes_itself_leaves_everything_behind() {
 }
 
 #[test]
+fn what_overlayfs_left_below_is_kept_as_the_container_showed_it() {
+    let host = Host::embedded();
+    let script = "chmod 600 /etc/passwd; mv /www /www2; echo ready; sleep 100000";
+    host.start("web", &[], script);
+    support::wait_for_log(host.invar(), "web", "ready");
+    let passwd = host.exec("web", "sha256sum /etc/passwd");
+    let page = host.exec("web", "sha256sum /www2/index.html");
+    let id = host.run(&["capture", "--stop", "web"]);
+    let changes = jsonl(host.evidence(&id).join("changes.jsonl"));
+    for (path, sum) in [("/etc/passwd", passwd), ("/www2/index.html", page)] {
+        assert_eq!(
+            line(&changes, path)["now"]["sha256"],
+            json!(&sum[..64]),
+            "{path}"
+        );
+        let below = jsonl(host.evidence(&id).join("below.jsonl"));
+        let kept = below
+            .iter()
+            .find(|line| line["entry"]["path"] == path)
+            .unwrap();
+        let file = host
+            .evidence(&id)
+            .join("files")
+            .join(kept["kept"].as_str().unwrap());
+        assert_eq!(sha256sum(&file), sum[..64], "{path}");
+    }
+    assert_eq!(line(&changes, "/etc/passwd")["now"]["mode"], json!(0o600));
+    assert_valid(&host, &id);
+}
+
+#[test]
 fn temporary_file_systems_are_kept_when_asked_for_and_named_when_not() {
     let host = Host::embedded();
     let flags = ["--tmpfs", "/scratch"];

@@ -11,11 +11,13 @@ use rayon::prelude::*;
 use rustix::fs::OFlags;
 use serde::Serialize;
 
+use super::below::Below;
 use super::log::{Log, Step};
 use super::upper;
 use crate::digest;
 use crate::error::{EvidenceError, Result};
 use crate::files;
+use crate::limits::Budget;
 use crate::tree::entry::{Entry, EntryKind};
 use crate::tree::list::Reader;
 use crate::tree::walk::Found;
@@ -59,8 +61,10 @@ pub(crate) fn write(
     comparison: &Comparison,
     lower: BorrowedFd<'_>,
     dir: &Path,
+    budget: &mut Budget,
     log: &mut Log,
 ) -> Result<()> {
+    let mut below = Below::new(lower, dir, budget);
     let path = dir.join(NAME);
     let mut out = BufWriter::with_capacity(1 << 16, files::create(&path)?);
     let mut listing = Reader::open(&upper::listing(dir, "upper"))?;
@@ -77,7 +81,7 @@ pub(crate) fn write(
                 next = listing.next().transpose()?;
             }
             let now = next.take_if(|entry| entry.path == change.path);
-            let now = now.filter(|_| change.actual != Some(Kind::Deleted));
+            let now = now_of(change, now, &mut below, log)?;
             let line = Line {
                 change,
                 now,
@@ -93,9 +97,26 @@ pub(crate) fn write(
         }
     }
     out.flush().map_err(EvidenceError::io("write", &path))?;
+    below.finish()?;
     log.step(Step::Changes {
         count: comparison.changes.len(),
     })
+}
+
+/// What the container has at the path of a change, given what its upper directory has.
+fn now_of(
+    change: &Change,
+    listed: Option<Entry>,
+    below: &mut Below<'_>,
+    log: &mut Log,
+) -> Result<Option<Entry>> {
+    match change.actual.or(change.compatible) {
+        Some(Kind::Added | Kind::Changed) if Below::is_needed(listed.as_ref()) => {
+            below.keep(&change.path, log)
+        }
+        Some(Kind::Deleted) => Ok(None),
+        _ => Ok(listed),
+    }
 }
 
 /// What the image has at the path of a change.

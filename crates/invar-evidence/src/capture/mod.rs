@@ -10,6 +10,7 @@
 //! Nothing is executed inside the container. A part that fails is recorded and the others go on;
 //! the container never stays frozen because of it.
 
+pub(crate) mod below;
 pub(crate) mod changes;
 mod freeze;
 pub(crate) mod held;
@@ -341,7 +342,13 @@ impl<'a> Capture<'a> {
             changes::compare(root.lower.as_fd(), taken.as_fd())?
         };
         let lower = root.lower.as_fd();
-        changes::write(&comparison, lower, dir, &mut self.draft.log)
+        changes::write(
+            &comparison,
+            lower,
+            dir,
+            &mut self.budget,
+            &mut self.draft.log,
+        )
     }
 
     /// Names what a reader may expect and will not find.
