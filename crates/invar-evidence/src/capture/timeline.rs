@@ -13,6 +13,7 @@ use super::{log, upper};
 use crate::error::{EvidenceError, Result};
 use crate::files;
 use crate::header::Header;
+use crate::lines::Lines;
 use crate::text;
 use crate::tree::entry::{Entry, Instant};
 use crate::tree::list::Reader;
@@ -21,8 +22,6 @@ use crate::tree::list::Reader;
 pub(crate) const NAME: &str = "timeline.jsonl";
 /// Most events: they are sorted in memory.
 const MOST: usize = 500_000;
-/// Longest summary of processes that is read back.
-const LONGEST: u64 = 256 << 20;
 
 /// One event.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -113,17 +112,7 @@ fn timestamp(Instant(seconds, nanoseconds): Instant) -> Option<Timestamp> {
 
 /// The processes as they were recorded; none when there were none.
 pub(crate) fn read_processes(dir: &Path) -> Result<Vec<Process>> {
-    let path = dir.join(processes::NAME);
-    if !path.exists() {
-        return Ok(Vec::new());
-    }
-    let bytes = files::read(&path, LONGEST)?;
-    let lines = bytes.split(|byte| *byte == b'\n');
-    lines
-        .filter(|line| !line.is_empty())
-        .map(|line| {
-            serde_json::from_slice(line)
-                .map_err(|error| EvidenceError::malformed(processes::NAME, error))
-        })
+    Lines::open(&dir.join(processes::NAME))?
+        .take(MOST)
         .collect()
 }

@@ -14,7 +14,6 @@ pub(crate) mod key;
 pub(crate) mod sums;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 
 use fs_err as fs;
@@ -32,8 +31,8 @@ use crate::error::{EvidenceError, Result};
 use crate::failpoint;
 use crate::files;
 use crate::header::{self, Gap, Summary};
+use crate::lines::Lines;
 use crate::store::{Draft, Evidence, EvidenceStore, set_mode};
-use crate::tree::list::LONGEST_LINE;
 
 /// Gaps named in the header; all are in the log.
 const MOST_GAPS: usize = 1000;
@@ -122,24 +121,10 @@ fn severities(path: &Path) -> Result<BTreeMap<String, u64>> {
         severity: String,
     }
     let mut found = BTreeMap::new();
-    if !path.exists() {
-        return Ok(found);
+    for line in Lines::<Line>::open(path)? {
+        *found.entry(line?.severity).or_default() += 1;
     }
-    let file = fs::File::open(path).map_err(EvidenceError::io("open", path))?;
-    let mut input = BufReader::new(file);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let read = (&mut input)
-            .take(3 * LONGEST_LINE)
-            .read_until(b'\n', &mut line);
-        if read.map_err(EvidenceError::io("read", path))? == 0 {
-            return Ok(found);
-        }
-        let Line { severity } = serde_json::from_slice(&line)
-            .map_err(|error| EvidenceError::malformed(changes::NAME, error))?;
-        *found.entry(severity).or_default() += 1;
-    }
+    Ok(found)
 }
 
 /// Takes away the permission to write, so that nothing changes by accident.

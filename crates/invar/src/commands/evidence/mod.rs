@@ -1,11 +1,14 @@
 //! `invar evidence`
 
 mod ls;
+mod report;
 mod resume;
 mod rm;
 mod show;
 mod verify;
 
+use std::fs::File;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -22,6 +25,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Ls(ls::Args),
+    Report(report::Args),
     Resume(resume::Args),
     Rm(rm::Args),
     Show(show::Args),
@@ -32,9 +36,26 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     crate::privilege::require_root()?;
     match &args.command {
         Command::Ls(args) => ls::run(cli, args),
+        Command::Report(args) => report::run(cli, args),
         Command::Resume(args) => resume::run(cli, args),
         Command::Rm(args) => rm::run(cli, args),
         Command::Show(args) => show::run(cli, args),
         Command::Verify(args) => verify::run(cli, args),
     }
+}
+
+/// Writes a file that appears, with this content and readable by its owner only, when it is
+/// complete.
+fn write_whole(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let mut file = tempfile::NamedTempFile::new_in(parent.unwrap_or(".".as_ref()))?;
+    write(file.as_file_mut())?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
 }
