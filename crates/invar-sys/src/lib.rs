@@ -12,4 +12,5 @@ pub mod network;
 pub mod process;
 pub mod signal;
 pub mod signal_names;
+pub mod together;
 pub mod tree;

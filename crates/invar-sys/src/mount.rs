@@ -93,6 +93,27 @@ impl Overlay<'_> {
     }
 }
 
+/// An upper directory over what is below it, as its container saw them together, but read-only:
+/// renamed directories and files of which only the metadata was copied up are followed.
+pub fn merged(upper: BorrowedFd<'_>, below: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", "invar-merged")?;
+    fsconfig_set_string(&context, "metacopy", "on")?;
+    fsconfig_set_string(&context, "redirect_dir", "follow")?;
+    let lowers = format!("{}:{}", fd_path(upper), fd_path(below));
+    fsconfig_set_string(&context, "lowerdir", lowers)?;
+    create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
+    Ok(fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        attributes,
+    )?)
+}
+
 /// Makes a detached mount visible at `target` of this process's mount namespace.
 pub fn attach(mount: impl AsFd, target: &Path) -> io::Result<()> {
     Ok(move_mount(

@@ -1,9 +1,12 @@
 //! One file a subcommand: its arguments (the doc comments are the help) and one function.
 
+mod capture;
 mod completions;
 mod create;
+mod diff;
 pub(crate) mod diff;
 mod drill;
+mod evidence;
 mod exec;
 mod image;
 mod images;
@@ -15,6 +18,7 @@ mod logs;
 mod pause;
 mod ps;
 mod rename;
+mod replace;
 mod restart;
 mod rm;
 mod rmi;
@@ -35,12 +39,14 @@ use crate::cli::Cli;
 /// Every subcommand.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Capture(capture::Args),
     Completions(completions::Args),
     Create(Box<create::Args>),
     Diff(diff::Args),
     Drill(drill::Args),
     #[command(hide = true)]
     DrillApp(crate::drill::app::Args),
+    Evidence(evidence::Args),
     Exec(exec::Args),
     Image(image::Args),
     Images(images::Args),
@@ -52,6 +58,7 @@ pub(crate) enum Command {
     Pause(pause::Args),
     Ps(ps::Args),
     Rename(rename::Args),
+    Replace(replace::Args),
     Restart(restart::Args),
     Rm(rm::Args),
     Rmi(rmi::Args),
@@ -67,11 +74,13 @@ pub(crate) enum Command {
 /// Runs the chosen subcommand.
 pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
+        Command::Capture(args) => capture::run(cli, args),
         Command::Completions(args) => Ok(completions::run(args)),
         Command::Create(args) => create::run(cli, args),
         Command::Diff(args) => diff::run(cli, args),
         Command::Drill(args) => drill::run(cli, args),
         Command::DrillApp(args) => Ok(crate::drill::app::run(args)),
+        Command::Evidence(args) => evidence::run(cli, args),
         Command::Exec(args) => exec::run(cli, args),
         Command::Image(args) => image::run(cli, args),
         Command::Images(args) => images::run(cli, args),
@@ -83,6 +92,7 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Pause(args) => pause::run(cli, args),
         Command::Ps(args) => ps::run(cli, args),
         Command::Rename(args) => rename::run(cli, args),
+        Command::Replace(args) => replace::run(cli, args),
         Command::Restart(args) => restart::run(cli, args),
         Command::Rm(args) => rm::run(cli, args),
         Command::Rmi(args) => rmi::run(cli, args),

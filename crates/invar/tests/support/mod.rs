@@ -5,6 +5,8 @@
     reason = "in tests a panic is the report; no test file needs all of it"
 )]
 
+pub(crate) mod attacked;
+
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
