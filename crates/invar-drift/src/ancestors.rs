@@ -33,6 +33,8 @@ pub(crate) fn complete(mut changes: Vec<Change>) -> Vec<Change> {
             reasons: Reasons::default(),
             severity: Severity::Info,
             finding: None,
+            detail: None,
+            patch: None,
         }));
         changes.par_sort_unstable_by(|a, b| tree_order(&a.path, &b.path));
     }
@@ -57,7 +59,7 @@ fn ancestors(changes: &[Change]) -> HashSet<&[u8]> {
 }
 
 /// Compares component by component: `/a/b` comes before `/a-b`.
-fn tree_order(a: &[u8], b: &[u8]) -> Ordering {
+pub(crate) fn tree_order(a: &[u8], b: &[u8]) -> Ordering {
     let common = a.iter().zip(b).take_while(|(a, b)| a == b).count();
     let key = |path: &[u8]| {
         path.get(common)

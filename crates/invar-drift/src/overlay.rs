@@ -44,6 +44,27 @@ impl Namespace {
         }
     }
 
+    /// The attribute that says what a renamed entry was called.
+    pub(crate) fn redirect(self) -> &'static CStr {
+        self.names()[2]
+    }
+
+    /// The attribute that names the image's file which a file of upper is a copy of.
+    pub(crate) fn origin(self) -> &'static CStr {
+        match self {
+            Self::Trusted => c"trusted.overlay.origin",
+            Self::User => c"user.overlay.origin",
+        }
+    }
+
+    /// The attribute of a file with several names that an overlay with `index=on` copied up.
+    pub(crate) fn names_counted(self) -> &'static CStr {
+        match self {
+            Self::Trusted => c"trusted.overlay.nlink",
+            Self::User => c"user.overlay.nlink",
+        }
+    }
+
     /// Whether an attribute is the overlay's own and not the container's.
     pub(crate) fn owns(self, attribute: &CStr) -> bool {
         attribute
@@ -101,7 +122,7 @@ pub(crate) fn is_xwhiteout(
 
 /// Where the content of a file in upper is.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Content {
+pub(crate) enum Location {
     /// In upper, as usual.
     Here,
     /// Below, under the same name; upper has only the metadata and reads as zeros.
@@ -110,7 +131,7 @@ pub(crate) enum Content {
     Redirected(Vec<u8>),
 }
 
-impl Content {
+impl Location {
     pub(crate) fn of(dir: BorrowedFd<'_>, name: &CStr, namespace: Namespace) -> Result<Self> {
         let [_, metacopy, redirect] = namespace.names();
         if get_attribute(dir, name, metacopy)?.is_none() {

@@ -14,10 +14,12 @@ use invar_testkit::docker::PrivateDocker;
 use stage::rows::{ROWS, Row};
 use stage::{Stage, lines, open, shell};
 
-const CONTENT: Options = Options {
-    content: true,
-    namespace: invar_drift::Namespace::Trusted,
-};
+fn content() -> Options {
+    Options {
+        content: true,
+        ..Options::default()
+    }
+}
 
 fn image(dir: &Path) {
     for row in ROWS {
@@ -48,7 +50,7 @@ fn assert_same(actual: &BTreeSet<String>, expected: &BTreeSet<String>, who: &str
 fn every_action_has_both_verdicts_of_the_table() {
     let stage = Stage::new(image);
     act(&stage.merged());
-    let found = stage.compare(CONTENT).changes;
+    let found = stage.compare(&content()).changes;
     let compatible = lines(&found, |change| change.compatible);
     assert_same(
         &compatible,
@@ -67,8 +69,8 @@ fn every_action_has_both_verdicts_of_the_table() {
 fn without_content_only_the_stealthy_edit_is_missed_and_counted() {
     let stage = Stage::new(image);
     act(&stage.merged());
-    let with = lines(&stage.compare(CONTENT).changes, |change| change.actual);
-    let without = stage.compare(Options::default());
+    let with = lines(&stage.compare(&content()).changes, |change| change.actual);
+    let without = stage.compare(&Options::default());
     let missed: Vec<_> = with
         .difference(&lines(&without.changes, |change| change.actual))
         .cloned()
@@ -122,7 +124,7 @@ fn docker_diff_says_the_same_path_by_path() {
     .mount()
     .unwrap();
     let upper = open(Path::new(&field("UpperDir")));
-    let found = changes(lower.as_fd(), upper.as_fd(), &CONTENT).unwrap();
+    let found = changes(lower.as_fd(), upper.as_fd(), &content()).unwrap();
     assert_same(
         &lines(&found, |change| change.compatible),
         &docker_says,

@@ -57,10 +57,10 @@ impl Stage {
         self.at("merged")
     }
 
-    pub(crate) fn compare(&self, options: Options) -> Comparison {
+    pub(crate) fn compare(&self, options: &Options) -> Comparison {
         let lower = open(&self.at("lower"));
         let upper = open(&self.at("upper"));
-        invar_drift::compare(lower.as_fd(), upper.as_fd(), &options).unwrap()
+        invar_drift::compare(lower.as_fd(), upper.as_fd(), options).unwrap()
     }
 }
 

@@ -133,7 +133,7 @@ fn row(kind: Kind, change: &Change) -> String {
     } else {
         String::new()
     };
-    let meaning = change.finding.map_or_else(String::new, |finding| {
+    let meaning = change.finding.as_ref().map_or_else(String::new, |finding| {
         format!("  {}: {}", severity(change.severity), finding.text)
     });
     format!("{letter} {path}{missed}{meaning}")
