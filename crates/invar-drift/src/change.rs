@@ -27,6 +27,13 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The kind a letter of `docker diff` stands for.
+    pub fn from_letter(letter: char) -> Option<Self> {
+        [Self::Changed, Self::Added, Self::Deleted]
+            .into_iter()
+            .find(|kind| kind.letter() == letter)
+    }
+
     /// `C`, `A` or `D`, as `docker diff` prints it.
     pub fn letter(self) -> char {
         match self {
@@ -57,6 +64,15 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// All of them, mildest first.
+    pub const ALL: [Self; 5] = [
+        Self::Info,
+        Self::Low,
+        Self::Medium,
+        Self::High,
+        Self::Critical,
+    ];
+
     /// Its name in lower case.
     pub fn as_str(self) -> &'static str {
         match self {

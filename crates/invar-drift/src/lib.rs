@@ -28,12 +28,14 @@ mod glob;
 mod hardlinks;
 mod judge;
 mod look;
+mod mounts;
 mod origin;
 mod overlay;
 mod patch;
 mod renames;
 mod rules;
 mod text;
+mod volumes;
 mod walk;
 
 use std::os::fd::BorrowedFd;
@@ -45,10 +47,12 @@ pub use detail::{Detail, Digest, Provenance, State, Time, Xattr, type_name};
 pub use dir::{Attribute, attributes, open_beneath};
 pub use error::{DriftError, Result};
 pub use glob::Glob;
+pub use mounts::{Mount, MountKind, ProcessRoot, namespace_of};
 pub use overlay::Namespace;
 pub use patch::Patch;
 pub use rules::{Finding, Rules, RulesError};
 pub use text::{escape, escape_line};
+pub use volumes::{Listing, Present, list as list_mount};
 
 /// What to look at.
 #[derive(Debug, Clone, Default)]
@@ -97,6 +101,19 @@ pub fn compare(
     options: &Options,
 ) -> Result<Comparison> {
     walk::Walk::new(lower, upper, options).run()
+}
+
+/// A change that only an engine tells of: judged by its name alone, and true only as far as the
+/// engine looks.
+pub fn reported(kind: Kind, path: Vec<u8>, rules: &Rules) -> Change {
+    let candidates = rules.in_directory(overlay::parent(&path));
+    let rule = judge::Facts::of_name(&path, kind).judge(&candidates);
+    judge::change(path, Some(kind), None, Reasons::default(), rule)
+}
+
+/// The engine's own list, each directory before what is in it.
+pub fn sort(changes: &mut [Change]) {
+    changes.sort_by(|a, b| ancestors::tree_order(&a.path, &b.path));
 }
 
 /// What reads bytes from outside, for fuzzing; nothing else uses it.
