@@ -146,8 +146,11 @@ impl Walk<'_> {
                     name,
                     stat: &stat,
                 };
+                if is_mount_root(&stat) {
+                    return Ok(());
+                }
                 self.entry(join(&path, name.to_bytes()), entry, &candidates)?;
-                if file_type(&stat) == FileType::Directory && !is_mount_root(&stat) {
+                if file_type(&stat) == FileType::Directory {
                     dirs.push(match dir {
                         b"" => name.to_bytes().to_vec(),
                         dir => join(dir, name.to_bytes()),
