@@ -2,23 +2,21 @@
 //! once, and upper shows it under the names it was written through only.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd as _;
+use std::ffi::CString;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::fs::{FileType, OFlags, Statx};
 use rustix::io::{Errno, Result};
 
-use crate::change::Change;
-use crate::dir::{file_type, names, open_beneath, open_dir, stat};
+use crate::change::{Change, Kind, Reason};
+use crate::compare::{self, CAPABILITY, Entry};
+use crate::content;
+use crate::detail::{Detail, Digest, Provenance, State};
+use crate::dir::{file_type, get_attribute, names, open_beneath, open_dir, open_file, stat};
 use crate::judge::{self, Facts};
-use crate::overlay::{DirMarks, is_whiteout, join, parent};
+use crate::origin::Origin;
+use crate::overlay::{DirMarks, Location, is_whiteout, join, parent};
 use crate::walk::{Found, Walk, read_error};
-
-/// Names an inode within the lower directory.
-pub(crate) type Inode = (u32, u32, u64);
-
-pub(crate) fn inode(stat: &Statx) -> Inode {
-    (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino)
-}
 
 /// Adds the other names of files that upper shows under one name only. The image is searched for
 /// them, which is done only when there is such a file.
@@ -26,26 +24,15 @@ pub(crate) fn add(walk: &Walk<'_>, found: &mut Found) -> crate::Result<()> {
     if found.indexed.is_empty() {
         return Ok(());
     }
-    let written: HashMap<Inode, &[u8]> = found
-        .indexed
-        .iter()
-        .map(|(inode, path)| (*inode, path.as_slice()))
-        .collect();
+    let written: HashMap<Origin, Vec<u8>> = found.indexed.drain(..).collect();
     let mut others = Vec::new();
     let mut dirs = vec![b"/".to_vec()];
     while let Some(dir) = dirs.pop() {
-        let each = |path: Vec<u8>, stat: &Statx| match file_type(stat) {
-            FileType::Directory => dirs.push(path),
-            _ => {
-                if let Some(shown) = written.get(&inode(stat)) {
-                    others.push((path, shown.to_vec()));
-                }
-            }
-        };
-        list(walk, &dir, each).map_err(|errno| read_error("list", &dir, errno))?;
+        search(walk, &dir, &written, &mut dirs, &mut others)
+            .map_err(|errno| read_error("list", &dir, errno))?;
     }
     for (path, shown) in others {
-        let other = other_name(walk, found, &path, &shown);
+        let other = other_name(walk, &path, shown);
         found
             .changes
             .extend(other.map_err(|errno| read_error("look at", &path, errno))?);
@@ -53,45 +40,107 @@ pub(crate) fn add(walk: &Walk<'_>, found: &mut Found) -> crate::Result<()> {
     Ok(())
 }
 
-fn list(walk: &Walk<'_>, path: &[u8], mut each: impl FnMut(Vec<u8>, &Statx)) -> Result<()> {
+/// Looks for names of the written files in one directory of the image.
+fn search<'w>(
+    walk: &Walk<'_>,
+    path: &[u8],
+    written: &'w HashMap<Origin, Vec<u8>>,
+    dirs: &mut Vec<Vec<u8>>,
+    others: &mut Vec<(Vec<u8>, &'w [u8])>,
+) -> Result<()> {
     let dir = open_dir(walk.lower, path)?;
     for (name, _) in names(&dir)?.iter() {
-        each(join(path, name.to_bytes()), &stat(dir.as_fd(), name)?);
+        let stat = stat(dir.as_fd(), name)?;
+        if file_type(&stat) == FileType::Directory {
+            dirs.push(join(path, name.to_bytes()));
+        } else if stat.stx_nlink > 1 {
+            let origin = Origin::of_lower(dir.as_fd(), name)?;
+            if let Some(shown) = origin.and_then(|origin| written.get(&origin)) {
+                others.push((join(path, name.to_bytes()), shown));
+            }
+        }
     }
     Ok(())
 }
 
-/// The change of a name, which is that of the name upper shows. `None` for one that upper has by
-/// itself, or that shows through no more.
-fn other_name(walk: &Walk<'_>, found: &Found, path: &[u8], shown: &[u8]) -> Result<Option<Change>> {
-    let told = found.changes.iter().find(|change| change.path == shown);
-    let (Some(told), true) = (told, shows_through(walk, path)?) else {
+/// A path by the handle of its directory.
+struct Located {
+    dir: OwnedFd,
+    name: CString,
+    stat: Statx,
+}
+
+impl Located {
+    fn find(root: std::os::fd::BorrowedFd<'_>, path: &[u8]) -> Result<Self> {
+        let dir = open_dir(root, parent(path))?;
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let name = CString::new(name).map_err(|_nul| Errno::INVAL)?;
+        let stat = stat(dir.as_fd(), &name)?;
+        Ok(Self { dir, name, stat })
+    }
+
+    fn entry(&self) -> Entry<'_> {
+        Entry {
+            dir: self.dir.as_fd(),
+            name: &self.name,
+            stat: &self.stat,
+        }
+    }
+}
+
+/// The change of a name whose file upper has under the name `shown`. `None` when there is none,
+/// when upper has the name by itself, or when it shows through no more.
+fn other_name(walk: &Walk<'_>, path: &[u8], shown: &[u8]) -> Result<Option<Change>> {
+    if !shows_through(walk, path)? {
         return Ok(None);
-    };
-    let file = open_beneath(walk.upper, shown, OFlags::PATH | OFlags::NOFOLLOW)?;
-    let file = stat(file.as_fd(), c"")?;
+    }
+    let (new, old) = (
+        Located::find(walk.upper, shown)?,
+        Located::find(walk.lower, path)?,
+    );
+    let (new, old) = (new.entry(), old.entry());
+    let namespace = walk.options.namespace;
+    let mut difference = compare::metadata(new, old, namespace)?;
+    let has_content = Location::of(new.dir, new.name, namespace)? == Location::Here;
+    if walk.options.content && has_content && !difference.reasons.contains(Reason::Size) {
+        let differs = !content::same(&open(new)?, &open(old)?)?;
+        difference.reasons.add(Reason::Content, differs);
+    }
+    if difference.reasons.is_empty() {
+        return Ok(None);
+    }
     let facts = Facts {
-        file_type: file_type(&file),
-        mode: file.stx_mode,
-        reasons: told.reasons,
-        ..Facts::of_name(path, crate::Kind::Changed)
+        file_type: file_type(new.stat),
+        mode: new.stat.stx_mode,
+        has_capability: get_attribute(new.dir, new.name, CAPABILITY)?.is_some(),
+        reasons: difference.reasons,
+        ..Facts::of_name(path, Kind::Changed)
     };
     let candidates = walk.rules.in_directory(parent(path));
     let rule = facts.judge(&candidates);
-    let mut change = judge::change(
-        path.to_vec(),
-        told.compatible,
-        told.actual,
-        told.reasons,
-        rule,
-    );
-    if told.severity > change.severity {
-        change.severity = told.severity;
-        change.finding.clone_from(&told.finding);
+    let changed = Some(Kind::Changed);
+    let compatible = changed.filter(|_| difference.is_compatible);
+    let mut change = judge::change(path.to_vec(), compatible, changed, difference.reasons, rule);
+    if walk.options.detail {
+        change.detail = Some(Box::new(Detail {
+            provenance: Some(Provenance::Edited),
+            old: Some(state(walk, old, old)?),
+            new: Some(state(walk, new, if has_content { new } else { old })?),
+        }));
     }
-    change.detail.clone_from(&told.detail);
-    change.patch.clone_from(&told.patch);
     Ok(Some(change))
+}
+
+fn open(entry: Entry<'_>) -> Result<content::Content> {
+    open_file(entry.dir, entry.name.to_bytes())
+}
+
+fn state(walk: &Walk<'_>, entry: Entry<'_>, holds: Entry<'_>) -> Result<State> {
+    let mut state = State::read(entry, walk.options.namespace)?;
+    if walk.options.content && state.file_type == FileType::RegularFile {
+        state.digest = open(holds).map_or(Digest::Unreadable, |file| file.digest());
+    }
+    Ok(state)
 }
 
 /// Whether upper neither has a path nor hides it.

@@ -46,19 +46,27 @@ impl<'a> Facts<'a> {
 
     /// The worst rule that fits.
     pub(crate) fn judge<'r>(&self, candidates: &Candidates<'r>) -> Option<&'r Rule> {
-        candidates
-            .of(self.path, self.name())
-            .find(|rule| self.fits(rule) && self.content_fits(rule))
+        let name = self.name();
+        let mut rules = candidates.rules.iter();
+        // The cheapest test first: most rules ask for what few files are.
+        let found = rules.find(|candidate| {
+            self.fits(candidate.rule)
+                && candidate.fits_path(self.path, name)
+                && self.content_fits(candidate.rule)
+        });
+        found.map(|candidate| candidate.rule)
     }
 
     /// What to read of its content before it is judged: rules that come after one that fits
     /// already need not be tried.
     pub(crate) fn need(&self, candidates: &Candidates<'_>) -> Need {
         let mut need = Need::Nothing;
-        for rule in candidates
-            .of(self.path, self.name())
-            .filter(|rule| self.fits(rule))
-        {
+        let name = self.name();
+        let fitting = candidates
+            .rules
+            .iter()
+            .filter(|candidate| self.fits(candidate.rule) && candidate.fits_path(self.path, name));
+        for rule in fitting.map(|candidate| candidate.rule) {
             if !rule.asks_content() {
                 break;
             }

@@ -50,8 +50,8 @@ pub(crate) struct Found {
     pub(crate) moved: Vec<(Vec<u8>, Origin)>,
     /// Paths of files that were copied up and are as they were, though they have several names.
     pub(crate) unchanged_links: Vec<Vec<u8>>,
-    /// Files of upper that stand for several names of the image (`index=on`): its inode, its path.
-    pub(crate) indexed: Vec<(hardlinks::Inode, Vec<u8>)>,
+    /// Files of upper that stand for several names of the image (`index=on`).
+    pub(crate) indexed: Vec<(Origin, Vec<u8>)>,
 }
 
 impl Found {
@@ -238,6 +238,9 @@ impl<'a> Walk<'a> {
             }
         }
         let found = &mut look.found;
+        // Sorted pieces are cheaper to sort as a whole, and this is done on all cores.
+        let name = chunk.place.path.len();
+        found.changes.sort_unstable_by(|a, b| a.path.get(name..).cmp(&b.path.get(name..)));
         let bytes: u64 = found.changes.iter().map(weight).sum();
         if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > PATH_BYTES_LIMIT {
             return Err(DriftError::TooLarge {

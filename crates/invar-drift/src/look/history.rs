@@ -5,11 +5,9 @@ use rustix::io::Result;
 
 use super::content::Now;
 use super::{Layer, Look};
-use crate::change::Reasons;
 use crate::compare::Entry;
 use crate::detail::{Detail, Digest, Provenance, State};
 use crate::dir::get_attribute;
-use crate::hardlinks;
 use crate::origin::{Mark, Origin};
 use crate::overlay::{follow, join};
 
@@ -93,27 +91,24 @@ impl Look<'_, '_> {
     /// Remembers files with several names, which an upper directory shows under one only.
     pub(super) fn note_links(
         &mut self,
-        layer: Layer<'_>,
-        old: Entry<'_>,
+        new: Entry<'_>,
         path: &[u8],
-        reasons: Reasons,
+        is_changed: bool,
     ) -> Result<()> {
-        let Layer::Upper(new) = layer else {
-            return Ok(());
-        };
-        if new.stat.stx_nlink < 2 {
+        if !new.has_other_names() {
             return Ok(());
         }
-        if reasons.is_empty() {
+        if !is_changed {
             if self.walk.options.detail {
                 self.found.unchanged_links.push(path.to_vec());
             }
-        } else if old.has_other_names() {
-            let counted = self.walk.options.namespace.names_counted();
-            if get_attribute(new.dir, new.name, counted)?.is_some() {
-                let inode = hardlinks::inode(old.stat);
-                self.found.indexed.push((inode, path.to_vec()));
-            }
+            return Ok(());
+        }
+        let namespace = self.walk.options.namespace;
+        if get_attribute(new.dir, new.name, namespace.names_counted())?.is_some()
+            && let Mark::Of(origin) = Mark::read(new.dir, new.name, namespace)?
+        {
+            self.found.indexed.push((origin, path.to_vec()));
         }
         Ok(())
     }

@@ -192,6 +192,9 @@ impl<'s, 'c> Look<'s, 'c> {
         let path = self.path_of(name);
         let (Some(stat), Some(dir), Some(layer)) = (old, base, layer) else {
             let added = Some(Kind::Added);
+            if let Some(Layer::Upper(new)) = layer {
+                self.note_links(new, &path, true)?;
+            }
             let now = match layer {
                 Some(layer) => self.now(layer, &path)?,
                 None => Now::Unknown,
@@ -220,12 +223,14 @@ impl<'s, 'c> Look<'s, 'c> {
                     self.walk.unread.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            self.note_links(layer, old, &path, difference.reasons)?;
         } else if file_type == FileType::RegularFile {
             now = self.now(layer, &path)?;
         }
         let compatible = difference.is_compatible.then_some(Kind::Changed);
         let actual = (!difference.reasons.is_empty()).then_some(Kind::Changed);
+        if let Layer::Upper(new) = layer {
+            self.note_links(new, &path, actual.is_some())?;
+        }
         if compatible.is_none() && actual.is_none() {
             return Ok(());
         }

@@ -67,7 +67,8 @@ pub(crate) struct Rule {
 /// The rules that can fit an entry of one directory.
 #[derive(Debug)]
 pub(crate) struct Candidates<'r> {
-    rules: Vec<Candidate<'r>>,
+    /// Worst first.
+    pub(crate) rules: Vec<Candidate<'r>>,
     pub(crate) patterns: Option<&'r AhoCorasick>,
 }
 
@@ -252,7 +253,7 @@ impl Rule {
 
 impl Candidate<'_> {
     /// Whether the rule speaks of this path.
-    fn fits_path(&self, path: &[u8], name: &[u8]) -> bool {
+    pub(crate) fn fits_path(&self, path: &[u8], name: &[u8]) -> bool {
         let rule = self.rule;
         let is_inside = self.is_inside || {
             let is_at = rule.path.is_empty() || rule.path.iter().any(|exact| exact == path);
@@ -266,21 +267,6 @@ impl Candidate<'_> {
                     .glob
                     .iter()
                     .any(|glob| glob.may_end(name) && glob.fits(path)))
-    }
-}
-
-impl<'r> Candidates<'r> {
-    /// Those that speak of a path, worst first.
-    pub(crate) fn of<'s>(
-        &'s self,
-        path: &'s [u8],
-        name: &'s [u8],
-    ) -> impl Iterator<Item = &'r Rule> + 's {
-        let fitting = self
-            .rules
-            .iter()
-            .filter(move |candidate| candidate.fits_path(path, name));
-        fitting.map(|candidate| candidate.rule)
     }
 }
 
@@ -311,7 +297,11 @@ mod tests {
         let candidates = rules.in_directory(parent(path));
         let simple =
             |rule: &&Rule| rule.is.is_empty() && !rule.asks_content() && rule.when != When::Deleted;
-        let found = candidates.of(path, name).find(simple);
+        let mut fitting = candidates
+            .rules
+            .iter()
+            .filter(|candidate| candidate.fits_path(path, name));
+        let found = fitting.find_map(|candidate| Some(candidate.rule).filter(simple));
         found.map_or_else(String::new, |rule| rule.finding.rule.clone())
     }
 
