@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{FileType, OFlags, Statx};
 use rustix::io::{Errno, Result};
@@ -12,7 +13,9 @@ use crate::change::{Change, Kind, Reason};
 use crate::compare::{self, CAPABILITY, Entry};
 use crate::content;
 use crate::detail::{Detail, Digest, Provenance, State};
-use crate::dir::{file_type, get_attribute, names, open_beneath, open_dir, open_file, stat};
+use crate::dir::{
+    file_type, get_attribute, has_changed, names, open_beneath, open_dir, open_file, stat,
+};
 use crate::judge::{self, Facts};
 use crate::origin::Origin;
 use crate::overlay::{DirMarks, Location, is_whiteout, join, parent};
@@ -32,7 +35,13 @@ pub(crate) fn add(walk: &Walk<'_>, found: &mut Found) -> crate::Result<()> {
             .map_err(|errno| read_error("list", &dir, errno))?;
     }
     for (path, shown) in others {
-        let other = other_name(walk, &path, shown);
+        let other = match other_name(walk, &path, shown) {
+            Err(errno) if has_changed(errno) => {
+                walk.unstable.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            other => other,
+        };
         found
             .changes
             .extend(other.map_err(|errno| read_error("look at", &path, errno))?);
@@ -71,7 +80,7 @@ struct Located {
 }
 
 impl Located {
-    fn find(root: std::os::fd::BorrowedFd<'_>, path: &[u8]) -> Result<Self> {
+    fn find(root: BorrowedFd<'_>, path: &[u8]) -> Result<Self> {
         let dir = open_dir(root, parent(path))?;
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         let name = CString::new(name).map_err(|_nul| Errno::INVAL)?;
@@ -101,7 +110,8 @@ fn other_name(walk: &Walk<'_>, path: &[u8], shown: &[u8]) -> Result<Option<Chang
     let (new, old) = (new.entry(), old.entry());
     let namespace = walk.options.namespace;
     let mut difference = compare::metadata(new, old, namespace)?;
-    let has_content = Location::of(new.dir, new.name, namespace)? == Location::Here;
+    let is_file = file_type(new.stat) == FileType::RegularFile;
+    let has_content = is_file && Location::of(new.dir, new.name, namespace)? == Location::Here;
     if walk.options.content && has_content && !difference.reasons.contains(Reason::Size) {
         let differs = !content::same(&open(new)?, &open(old)?)?;
         difference.reasons.add(Reason::Content, differs);

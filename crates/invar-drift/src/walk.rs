@@ -240,7 +240,9 @@ impl<'a> Walk<'a> {
         let found = &mut look.found;
         // Sorted pieces are cheaper to sort as a whole, and this is done on all cores.
         let name = chunk.place.path.len();
-        found.changes.sort_unstable_by(|a, b| a.path.get(name..).cmp(&b.path.get(name..)));
+        found
+            .changes
+            .sort_unstable_by(|a, b| a.path.get(name..).cmp(&b.path.get(name..)));
         let bytes: u64 = found.changes.iter().map(weight).sum();
         if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > PATH_BYTES_LIMIT {
             return Err(DriftError::TooLarge {

@@ -144,7 +144,9 @@ fn act(root: &Path, action: &Action) {
 /// As mv does it: a directory that the overlay will not rename is copied.
 fn rename(from: &Path, to: &Path) {
     let is_inside = to.starts_with(from);
-    if !is_inside && fs::rename(from, to).is_err() && from.is_dir() && !to.exists() {
+    let is_directory = from.symlink_metadata().is_ok_and(|found| found.is_dir());
+    if !is_inside && fs::rename(from, to).is_err() && is_directory && to.symlink_metadata().is_err()
+    {
         let parent = to.parent().is_some_and(Path::is_dir);
         if parent {
             let mut mv = std::process::Command::new("mv");
@@ -286,7 +288,7 @@ const MOUNTS: [&str; 5] = [
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 150,
+        cases: 300,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
@@ -299,7 +301,12 @@ proptest! {
     ) {
         let prepare = |root: &Path| {
             for action in &image {
-                act(root, action);
+                // What is written under a name that is then removed changes the file's other
+                // names, and with an index only the overlay's work directory knows.
+                let is_link = matches!(action, Action::Link(..));
+                if !(is_link && mount.contains("index")) {
+                    act(root, action);
+                }
             }
             for path in tree(root).into_keys() {
                 set_time(&root.join(path), IMAGE_TIME);

@@ -30,8 +30,11 @@ fn from(change: &Change) -> Option<String> {
         .map(|from| String::from_utf8(from.to_vec()).unwrap())
 }
 
-/// Options, and rows of the table that are another with them: name and what is true.
-const MOUNTS: &[(&str, Namespace, &[(&str, &str)])] = &[
+/// A row of the table that has another outcome: its name, and what is true.
+type Other = (&'static str, &'static str);
+
+/// Options, where the overlay then keeps its marks, and what is another with them.
+const MOUNTS: &[(&str, Namespace, &[Other])] = &[
     ("redirect_dir=on", Namespace::Trusted, &[]),
     ("metacopy=on", Namespace::Trusted, &[]),
     // One file with two names stays one file when it is written.
