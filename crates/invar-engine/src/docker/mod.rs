@@ -61,12 +61,17 @@ impl DockerEngine {
             .enable_all()
             .build()
             .map_err(|error| failed("start the client of", &error.to_string()))?;
+        let announced = endpoint.announced_version();
         let docker = {
             let _guard = runtime.enter();
-            endpoint.connect()?
+            endpoint.connect(announced.as_ref().unwrap_or(bollard::API_DEFAULT_VERSION))?
         };
-        let negotiated = runtime.block_on(docker.negotiate_version());
-        let docker = negotiated.map_err(|error| failed("reach", &format!("{kind}: {error}")))?;
+        let docker = if announced.is_some() {
+            docker
+        } else {
+            let negotiated = runtime.block_on(docker.negotiate_version());
+            negotiated.map_err(|error| failed("reach", &format!("{kind}: {error}")))?
+        };
         Ok(Some(Self {
             kind,
             is_local: endpoint.is_local(),
