@@ -74,14 +74,15 @@ pub(crate) fn open_dir(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd> {
     open_beneath(root, path, flags)
 }
 
-/// Opens a regular file for reading; anything else is refused without waiting or side effect.
+/// Opens a regular file for reading. Anything else in its place is `NOENT`, without waiting or
+/// side effect.
 pub(crate) fn open_file(root: BorrowedFd<'_>, path: &[u8]) -> Result<Content> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     // A device or FIFO must not even be opened: look at it first, then open what was looked at.
     let seen = open_beneath(root, path, OFlags::PATH | OFlags::NOFOLLOW)?;
     let seen = inode(&stat(seen.as_fd(), c"")?);
     if seen.2 != FileType::RegularFile {
-        return Err(Errno::INVAL);
+        return Err(Errno::NOENT);
     }
     let file = open_beneath(root, path, flags)?;
     let stat = stat(file.as_fd(), c"")?;
@@ -98,7 +99,7 @@ pub(crate) fn open_file(root: BorrowedFd<'_>, path: &[u8]) -> Result<Content> {
 pub(crate) fn has_changed(errno: Errno) -> bool {
     matches!(
         errno,
-        Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::INVAL | Errno::STALE | Errno::NODATA
+        Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE | Errno::NODATA
     )
 }
 
@@ -210,9 +211,12 @@ pub(crate) fn file_type(stat: &Statx) -> FileType {
     FileType::from_raw_mode(u32::from(stat.stx_mode))
 }
 
-/// Where a symbolic link leads.
+/// Where a symbolic link leads. Anything else in its place is `NOENT`.
 pub(crate) fn link_target(dir: BorrowedFd<'_>, name: &CStr) -> Result<CString> {
-    readlinkat(dir, name, Vec::new())
+    readlinkat(dir, name, Vec::new()).map_err(|errno| match errno {
+        Errno::INVAL => Errno::NOENT,
+        errno => errno,
+    })
 }
 
 /// One extended attribute: its name and value.

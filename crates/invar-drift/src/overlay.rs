@@ -145,10 +145,12 @@ impl Location {
 /// The path below that a redirect names, given where its directory is below. `None` when it makes
 /// no sense; the kernel refuses such a mark as well.
 pub(crate) fn follow(redirect: &[u8], parent: Option<&[u8]>) -> Option<Vec<u8>> {
-    if redirect.first() == Some(&b'/') {
-        return Some(redirect.to_vec());
+    let is_name = |name: &[u8]| !matches!(name, b"" | b"." | b"..") && !name.contains(&0);
+    if let Some(path) = redirect.strip_prefix(b"/") {
+        let is_path = path.split(|byte| *byte == b'/').all(is_name);
+        return is_path.then(|| redirect.to_vec());
     }
-    let is_name = !redirect.is_empty() && !redirect.contains(&b'/');
+    let is_name = is_name(redirect) && !redirect.contains(&b'/');
     parent
         .filter(|_| is_name)
         .map(|parent| join(parent, redirect))

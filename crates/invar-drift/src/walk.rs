@@ -111,10 +111,11 @@ impl<'a> Walk<'a> {
             xwhiteouts: None,
         };
         rayon::scope(|scope| self.spawn(scope, root));
+        // Also why listing it may have failed.
+        self.require_upper()?;
         if let Some(error) = locked(&self.failure).take() {
             return Err(error);
         }
-        self.require_upper()?;
         let mut found = std::mem::take(&mut *locked(&self.found));
         hardlinks::add(&self, &mut found)?;
         let mut changes = ancestors::complete(std::mem::take(&mut found.changes));
