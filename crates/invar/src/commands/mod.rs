@@ -3,7 +3,6 @@
 mod capture;
 mod completions;
 mod create;
-mod diff;
 pub(crate) mod diff;
 mod drill;
 mod evidence;
