@@ -2,12 +2,12 @@
 //! (a composefs split stream).
 
 use std::collections::VecDeque;
-use std::io::{Read, Write};
+use std::io::Write;
 
 use composefs::splitstream::{SplitStreamReader, SplitStreamWriter};
 
 use crate::error::{ImageError, Result};
-use crate::objects::{ObjectId, Objects, Pending};
+use crate::objects::{ObjectId, Objects, Pending, open_verified};
 
 /// Content type of a tar layer in a split stream's header: "invartar".
 const CONTENT_TYPE: u64 = u64::from_le_bytes(*b"invartar");
@@ -76,11 +76,8 @@ impl RecipeWriter {
 
 /// Reads a recipe.
 pub(crate) fn open(objects: &Objects, id: &ObjectId) -> Result<SplitStreamReader<ObjectId>> {
-    let file = objects
-        .open_object(id)
-        .map_err(ImageError::store("open a layer"))?;
-    SplitStreamReader::new(file.into(), Some(CONTENT_TYPE))
-        .map_err(ImageError::store("read a layer"))
+    let file = open_verified(objects, id)?;
+    SplitStreamReader::new(file, Some(CONTENT_TYPE)).map_err(ImageError::store("read a layer"))
 }
 
 /// Writes the layer's exact bytes.
@@ -98,14 +95,4 @@ pub(crate) fn references(objects: &Objects, id: &ObjectId) -> Result<Vec<ObjectI
         .get_object_refs(|object| all.push(object.clone()))
         .map_err(ImageError::store("read a layer"))?;
     Ok(all)
-}
-
-/// Reads exactly `length` bytes, in memory.
-pub(super) fn read_exactly(reader: impl Read, length: u64) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-    let read = reader.take(length).read_to_end(&mut bytes)? as u64;
-    if read < length {
-        return Err(std::io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(bytes)
 }
