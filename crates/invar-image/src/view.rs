@@ -40,7 +40,7 @@ pub(crate) fn build(objects: &Objects, mut tree: Tree) -> Result<ObjectId> {
         Content::Object(object, size) => Ok(RegularFile::External(object.wait()?, *size)),
     })?;
     let valid = ValidatedFileSystem::new(resolved).map_err(ImageError::store("check its view"))?;
-    let image = mkfs_erofs_versioned(&valid, FormatVersion::V2);
+    let image = mkfs_erofs_versioned(&valid, FormatVersion::V1);
     put(objects, &image).map_err(|error| ImageError::Store {
         action: "write its view",
         reason: error.to_string(),
