@@ -12,6 +12,8 @@
 mod attributes;
 mod budget;
 mod entry;
+#[cfg(test)]
+mod model;
 mod own;
 pub(crate) mod recipe;
 mod record;
