@@ -139,7 +139,7 @@ impl Archive {
             .map_err(|error| ImageError::malformed(name, error))?;
         if bytes.len() as u64 > limit {
             return Err(ImageError::TooLarge {
-                what: name.to_owned(),
+                what: crate::error::shown(name),
                 limit: format!("{limit} bytes"),
             });
         }

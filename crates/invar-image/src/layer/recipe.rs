@@ -3,14 +3,19 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
+use std::sync::Arc;
 
 use composefs::splitstream::{SplitStreamReader, SplitStreamWriter};
 
 use crate::error::{ImageError, Result};
-use crate::objects::{ObjectId, Objects, Pending, open_verified};
+use crate::objects::{ObjectId, Objects, Pending, discard, open_verified, put};
 
 /// Content type of a tar layer in a split stream's header: "invartar".
 const CONTENT_TYPE: u64 = u64::from_le_bytes(*b"invartar");
+
+/// A longer run of bytes between two objects becomes an object itself: writing and reading a
+/// recipe must not need memory for all headers of a layer.
+const LONGEST_RUN: usize = 1 << 20;
 
 enum Segment {
     Inline(Vec<u8>),
@@ -19,18 +24,20 @@ enum Segment {
 
 /// Writes a recipe in order, while objects become ready out of order.
 pub(super) struct RecipeWriter {
+    objects: Objects,
     stream: SplitStreamWriter<ObjectId>,
     pending: VecDeque<Segment>,
+    run: Vec<u8>,
 }
 
 impl RecipeWriter {
     pub(super) fn new(objects: &Objects) -> Result<Self> {
-        let stream = objects
-            .create_stream(CONTENT_TYPE)
-            .map_err(ImageError::store("record a layer"))?;
+        let stream = objects.create_stream(CONTENT_TYPE).map_err(failed())?;
         Ok(Self {
+            objects: Arc::clone(objects),
             stream,
             pending: VecDeque::new(),
+            run: Vec::new(),
         })
     }
 
@@ -49,20 +56,32 @@ impl RecipeWriter {
     /// Stores the recipe itself.
     pub(super) fn finish(mut self) -> Result<ObjectId> {
         self.flush(true)?;
-        self.stream
-            .done()
-            .map_err(ImageError::store("record a layer"))
+        self.stream.write_inline(&self.run);
+        let recipe = self.stream.done().map_err(failed())?;
+        // One that was there already may have been damaged since.
+        if let Err(error) = open_verified(&self.objects, &recipe) {
+            discard(&self.objects, &recipe).map_err(|error| failed()(error.into()))?;
+            return Err(ImageError::Store {
+                action: "record a layer",
+                reason: format!("{error}; the damaged file is removed, try again"),
+            });
+        }
+        Ok(recipe)
     }
 
     fn flush(&mut self, wait: bool) -> Result<()> {
         while let Some(segment) = self.pending.pop_front() {
             match segment {
-                Segment::Inline(bytes) => self.stream.write_inline(&bytes),
+                Segment::Inline(bytes) => {
+                    self.run.extend_from_slice(&bytes);
+                    if self.run.len() > LONGEST_RUN {
+                        let run = std::mem::take(&mut self.run);
+                        let id = put(&self.objects, &run).map_err(|e| failed()(e.into()))?;
+                        self.reference(id, run.len() as u64)?;
+                    }
+                }
                 Segment::Object(object, size) if wait || object.is_done() => {
-                    self.stream.add_external_size(size);
-                    self.stream
-                        .write_reference(object.wait()?)
-                        .map_err(ImageError::store("record a layer"))?;
+                    self.reference(object.wait()?, size)?;
                 }
                 waiting @ Segment::Object(..) => {
                     self.pending.push_front(waiting);
@@ -72,6 +91,19 @@ impl RecipeWriter {
         }
         Ok(())
     }
+
+    fn reference(&mut self, object: ObjectId, size: u64) -> Result<()> {
+        if !self.run.is_empty() {
+            self.stream.write_inline(&self.run);
+            self.run.clear();
+        }
+        self.stream.add_external_size(size);
+        self.stream.write_reference(object).map_err(failed())
+    }
+}
+
+fn failed() -> impl FnOnce(anyhow::Error) -> ImageError {
+    ImageError::store("record a layer")
 }
 
 /// Reads a recipe.

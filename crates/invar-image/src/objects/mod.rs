@@ -17,7 +17,7 @@ use rustix::fs::CWD;
 
 use crate::error::{ImageError, Result};
 
-pub(crate) use put::put;
+pub(crate) use put::{discard, put};
 pub(crate) use writer::{ObjectWriter, Pending};
 
 /// Names one object.

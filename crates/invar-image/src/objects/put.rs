@@ -13,7 +13,7 @@ use composefs::fsverity::{
     EnableVerityError, FsVerityHashValue, FsVerityHasher, enable_verity_with_retry,
 };
 use composefs::repository::Repository;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, mkdirat, openat, renameat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
 use super::ObjectId;
@@ -74,6 +74,12 @@ pub(super) fn put_chunks(
     make_directory(directory, &id)?;
     name(directory, file, &id, is_damaged)?;
     Ok(id)
+}
+
+/// Removes a damaged object, so that the next import writes it again.
+pub(crate) fn discard(objects: &Repository<ObjectId>, id: &ObjectId) -> io::Result<()> {
+    let place = id.to_object_pathname();
+    Ok(unlinkat(objects.objects_dir()?, place, AtFlags::empty())?)
 }
 
 const MODE: Mode = Mode::RUSR.union(Mode::RGRP).union(Mode::ROTH);
