@@ -2,18 +2,21 @@
 //! from the archive itself and never leave it.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use fs_err as fs;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
 
-use crate::compression::decompress;
+use crate::compression::{Compression, decompress};
 use crate::error::{ImageError, Result};
+use crate::layer::Budget;
 use crate::limits::Limits;
+use crate::tar::{Kind, Source, Tar};
 
-/// Most members of an archive: 512 layers of legacy archives have three files each.
+/// Most members of an archive: 512 layers of legacy archives have four each.
 const MOST_MEMBERS: usize = 10_000;
 /// Most links from one member to the next.
 const MOST_LINKS: usize = 8;
@@ -47,59 +50,78 @@ impl Archive {
         })
     }
 
-    /// Reads an archive from a stream. It is spooled to `scratch` when it cannot be read in any
-    /// order: because it is compressed, or a pipe.
+    /// Opens an archive file. A compressed one is unpacked to a file in `scratch` first, because
+    /// its members are needed in another order; so is a pipe.
+    pub(crate) fn path(path: &Path, scratch: &Path, limits: &Limits) -> Result<Self> {
+        let mut file = fs::File::open(path).map_err(ImageError::io("open", path))?;
+        let failed = ImageError::io("read", path);
+        let is_file = file.metadata().map_err(failed)?.is_file();
+        if !is_file || Compression::of_file(&mut file)? != Compression::None {
+            return Self::stream(file, scratch, limits);
+        }
+        Self::file(file, limits)
+    }
+
+    /// Reads an archive from a stream, into a file without a name in `scratch`.
     pub(crate) fn stream(input: impl Read, scratch: &Path, limits: &Limits) -> Result<Self> {
         let unreadable = |error| ImageError::malformed("archive", error);
-        let mut plain = decompress(input).map_err(unreadable)?.take(limits.unpacked);
+        let mut budget = Budget::new(*limits);
+        let mut plain = decompress(budget.counted(input)).map_err(unreadable)?;
         let spool =
             tempfile::tempfile_in(scratch).map_err(ImageError::io("create a file in", scratch))?;
         let mut spool = fs::File::from_parts(spool, scratch);
-        io::copy(&mut plain, &mut spool).map_err(unreadable)?;
-        if plain.limit() == 0 {
-            return Err(ImageError::TooLarge {
-                what: "the archive".to_owned(),
-                limit: format!("{} bytes", limits.unpacked),
-            });
+        let mut block = vec![0; 1 << 17];
+        loop {
+            let length = plain.read(&mut block).map_err(unreadable)?;
+            if length == 0 {
+                return Self::file(spool, limits);
+            }
+            budget.content(length as u64).map_err(|reason| {
+                ImageError::malformed("archive", reason.replace("unpacked image", "archive"))
+            })?;
+            let written = io::Write::write_all(&mut spool, &block[..length]);
+            written.map_err(ImageError::io("write a file in", scratch))?;
         }
-        Self::file(spool)
     }
 
     /// Indexes an uncompressed tar file.
-    pub(crate) fn file(mut file: fs::File) -> Result<Self> {
+    fn file(mut file: fs::File, limits: &Limits) -> Result<Self> {
         let unreadable = |error| ImageError::malformed("archive", error);
+        let size = file.metadata().map_err(unreadable)?.len();
         file.rewind().map_err(unreadable)?;
+        let source = SeekingSource {
+            reader: BufReader::new(file),
+            left: size,
+        };
+        let mut tar = Tar::new(source, "archive", limits.entry_headers);
         let mut members = HashMap::new();
-        let mut parser = tar::Archive::new(&mut file);
-        for entry in parser.entries_with_seek().map_err(unreadable)? {
-            let entry = entry.map_err(unreadable)?;
-            let name = normal(&entry.path().map_err(unreadable)?)?;
-            let kind = entry.header().entry_type();
-            let member = if kind.is_file() {
-                Member::File {
-                    offset: entry.raw_file_position(),
-                    size: entry.size(),
-                }
-            } else if kind.is_symlink() || kind.is_hard_link() {
-                let target = entry.link_name().map_err(unreadable)?.unwrap_or_default();
-                // A symbolic link starts where it is, a hard link at the root.
-                let base = if kind.is_symlink() {
-                    name.parent()
-                } else {
-                    None
-                };
-                Member::Link(normal(&base.unwrap_or(Path::new("")).join(target))?)
-            } else {
-                continue;
-            };
-            members.insert(name, member);
-            if members.len() > MOST_MEMBERS {
+        let mut count = 0;
+        while let Some(member) = tar.next()? {
+            count += 1;
+            if count > MOST_MEMBERS {
                 return Err(ImageError::TooLarge {
                     what: "the number of files in the archive".to_owned(),
                     limit: MOST_MEMBERS.to_string(),
                 });
             }
+            let name = normal(&bytes_path(&member.path))?;
+            let target = bytes_path(&member.link);
+            let indexed = match member.kind {
+                Kind::Regular if member.sparse.is_none() => Member::File {
+                    offset: tar.position(),
+                    size: member.size,
+                },
+                // A symbolic link starts where it is, a hard link at the root.
+                Kind::Symlink => {
+                    let base = name.parent().unwrap_or(Path::new(""));
+                    Member::Link(normal(&base.join(target))?)
+                }
+                Kind::Hardlink => Member::Link(normal(&target)?),
+                _ => continue,
+            };
+            members.insert(name, indexed);
         }
+        let file = tar.into_source().reader.into_inner();
         Ok(Self::File { file, members })
     }
 
@@ -117,7 +139,7 @@ impl Archive {
             .map_err(|error| ImageError::malformed(name, error))?;
         if bytes.len() as u64 > limit {
             return Err(ImageError::TooLarge {
-                what: name.to_owned(),
+                what: crate::error::shown(name),
                 limit: format!("{limit} bytes"),
             });
         }
@@ -155,6 +177,38 @@ impl Archive {
             }
         }
     }
+}
+
+/// A file of known length, of which most is passed over.
+struct SeekingSource {
+    reader: BufReader<fs::File>,
+    left: u64,
+}
+
+impl Read for SeekingSource {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.reader.read(buffer)?;
+        self.left = self.left.saturating_sub(length as u64);
+        Ok(length)
+    }
+}
+
+impl Source for SeekingSource {
+    fn skip(&mut self, count: u64) -> io::Result<()> {
+        let Some(left) = self.left.checked_sub(count) else {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "it ends inside a file",
+            ));
+        };
+        self.left = left;
+        let distance = i64::try_from(count).expect("a file is not longer");
+        self.reader.seek_relative(distance)
+    }
+}
+
+fn bytes_path(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(std::ffi::OsStr::from_bytes(bytes))
 }
 
 /// A handle with a position of its own.

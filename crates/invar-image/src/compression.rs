@@ -1,8 +1,10 @@
 //! Compressed archives, recognised by their first bytes.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek};
 
 use flate2::read::MultiGzDecoder;
+
+use crate::error::{ImageError, Result};
 
 /// `gzip` (RFC 1952), `zstd` (RFC 8878), or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +15,15 @@ pub(crate) enum Compression {
 }
 
 impl Compression {
+    /// That of a file, which is at its start afterwards.
+    pub(crate) fn of_file(file: &mut fs_err::File) -> Result<Self> {
+        let failed = |error| ImageError::malformed("archive", error);
+        let mut start = Vec::with_capacity(4);
+        let read = file.take(4).read_to_end(&mut start);
+        read.and_then(|_| file.rewind()).map_err(failed)?;
+        Ok(Self::of(&start))
+    }
+
     fn of(start: &[u8]) -> Self {
         match start {
             [0x1f, 0x8b, ..] => Self::Gzip,

@@ -68,7 +68,7 @@ impl Digest {
             return Ok(());
         }
         Err(ImageError::DigestMismatch {
-            what: what.to_owned(),
+            what: crate::error::shown(what),
             expected: self.0.clone(),
             actual: actual.0.clone(),
         })

@@ -146,8 +146,20 @@ impl ImageError {
 
     pub(crate) fn malformed(what: impl Into<String>, reason: impl std::fmt::Display) -> Self {
         Self::Malformed {
-            what: what.into(),
-            reason: reason.to_string(),
+            what: shown(&what.into()),
+            reason: shown(&reason.to_string()),
         }
     }
+}
+
+/// Text from outside as a terminal may have it: parsers quote what they refuse as it is.
+pub(crate) fn shown(text: &str) -> String {
+    let escaped = |c: char| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    };
+    text.chars().map(escaped).collect()
 }

@@ -3,16 +3,17 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 
-use composefs::fsverity::{FsVerityHashValue, FsVerityHasher};
+use composefs::fsverity::FsVerityHashValue;
 use composefs::tree::{Directory, FileSystem, Inode, LeafContent, RegularFile};
 use rayon::prelude::*;
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
 use crate::digest::{Digest, HashingReader};
-use crate::error::Result;
+use crate::error::{ImageError, Result};
 use crate::layer::recipe;
-use crate::objects::{ObjectId, Objects};
+use crate::objects::{ObjectId, Objects, digest};
+use crate::plain;
 use crate::store::{Image, ImageStore};
 use crate::view;
 
@@ -108,6 +109,11 @@ impl ImageStore {
                 _ => found.push(damage(&part, "its content does not match its DiffID")),
             }
         }
+        let plain = view::plain_path(&self.directory(), &view);
+        if plain.exists() {
+            let wrong = plain::check(&tree, &plain).map_err(ImageError::io("check", &plain))?;
+            found.extend(wrong.iter().map(|(path, reason)| damage(path, reason)));
+        }
         Ok(found)
     }
 }
@@ -136,30 +142,26 @@ fn verify(objects: &Objects, id: &ObjectId) -> Option<String> {
     let Ok(file) = objects.open_object(id) else {
         return Some("its content is missing from the store".to_owned());
     };
-    let mut hasher = FsVerityHasher::<ObjectId>::new();
-    let mut reader = io::BufReader::with_capacity(1 << 16, std::fs::File::from(file));
-    if let Err(error) = io::copy(&mut reader, &mut hasher) {
-        return Some(format!("its content cannot be read: {error}"));
-    }
-    let actual = hasher.digest();
-    (actual != *id).then(|| {
-        format!(
+    match digest(&mut std::fs::File::from(file)) {
+        Err(error) => Some(format!("its content cannot be read: {error}")),
+        Ok(actual) if actual == *id => None,
+        Ok(actual) => Some(format!(
             "its content changed in the store: object {} has digest {}",
             id.to_hex(),
             actual.to_hex()
-        )
-    })
+        )),
+    }
 }
 
 fn layer_digest(objects: &Objects, id: &ObjectId) -> Result<Digest> {
-    let (reader, mut writer) = io::pipe().map_err(|e| crate::ImageError::malformed("pipe", e))?;
+    let (reader, mut writer) = io::pipe().map_err(|e| ImageError::malformed("pipe", e))?;
     std::thread::scope(|scope| {
         let hashing = scope.spawn(move || HashingReader::new(reader).finish());
         let written = recipe::write_layer(objects, id, &mut writer);
         drop(writer);
         written?;
         let hashed = hashing.join().expect("hashing does not panic");
-        hashed.map_err(|error| crate::ImageError::malformed("layer", error))
+        hashed.map_err(|error| ImageError::malformed("layer", error))
     })
 }
 

@@ -7,7 +7,6 @@ use oci_spec::image::{
     Config, Descriptor, ImageConfigurationBuilder, ImageManifestBuilder, MediaType, RootFsBuilder,
     SCHEMA_VERSION,
 };
-use rustix::fs::FlockOperation;
 
 use crate::digest::Digest;
 use crate::error::{ImageError, Result};
@@ -35,12 +34,13 @@ impl ImageStore {
         archive: impl Read,
         options: &ImportOptions,
     ) -> Result<Image> {
-        let _lock = self.lock(FlockOperation::LockShared)?;
-        let mut tree = layer::tree::empty();
-        let mut budget = Budget::new(self.limits);
-        let layer = layer::read(&self.objects, archive, "archive", &mut tree, &mut budget)?;
-        let config = configuration(&layer.diff_id, options)?;
-        self.publish_layers(config, None, vec![layer], tree, std::slice::from_ref(name))
+        self.bring_in(|| {
+            let mut tree = layer::tree::empty();
+            let mut budget = Budget::new(self.limits);
+            let layer = layer::read(&self.objects, archive, "archive", &mut tree, &mut budget)?;
+            let config = configuration(&layer.diff_id, options)?;
+            self.publish_layers(config, None, vec![layer], tree, std::slice::from_ref(name))
+        })
     }
 
     /// Stores the view of complete layers and makes the image visible. Without a manifest from
@@ -75,7 +75,11 @@ fn configuration(diff_id: &Digest, options: &ImportOptions) -> Result<Vec<u8>> {
         .diff_ids(vec![diff_id.to_string()])
         .build();
     let configuration = rootfs.and_then(|rootfs| {
-        ImageConfigurationBuilder::default()
+        let mut builder = ImageConfigurationBuilder::default();
+        if let Some(variant) = platform.variant {
+            builder = builder.variant(variant);
+        }
+        builder
             .created(Timestamp::now().to_string())
             .os(platform.os.as_str())
             .architecture(platform.architecture.as_str())

@@ -29,6 +29,7 @@ mod reference;
 mod save;
 pub mod state;
 mod store;
+mod tar;
 mod view;
 
 pub use digest::Digest;
@@ -41,4 +42,4 @@ pub use platform::Platform;
 pub use prune::Pruned;
 pub use reference::Reference;
 pub use store::{Image, ImageId, ImageStore, Removed};
-pub use view::{ImageView, VIEW_VARIABLE};
+pub use view::{ImageView, VIEW_VARIABLE, ViewForm};

@@ -11,8 +11,12 @@ pub struct Limits {
     pub ratio: u64,
     /// Bytes from which [`Limits::ratio`] counts.
     pub ratio_from: u64,
-    /// Entries in one image: stops exhausting memory and inodes.
+    /// Files and directories in one image, also those only implied by longer paths: stops
+    /// exhausting memory and inodes.
     pub entries: u64,
+    /// Bytes of names, link targets, extended attributes and the smallest files in one image:
+    /// they are kept in memory.
+    pub memory: u64,
     /// Bytes of headers, long names and extended records before one entry: the tar parser keeps
     /// them in memory.
     pub entry_headers: u64,
@@ -29,6 +33,7 @@ impl Default for Limits {
             ratio: 200,
             ratio_from: 1 << 30,
             entries: 2_000_000,
+            memory: 512 << 20,
             entry_headers: 1 << 20,
             layers: 512,
             metadata: 4 << 20,

@@ -4,7 +4,6 @@ use std::io::Read;
 use std::path::Path;
 
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
-use rustix::fs::FlockOperation;
 use serde::Deserialize;
 
 use crate::archive::Archive;
@@ -54,15 +53,22 @@ impl ImageStore {
     ///
     /// `platform` chooses from an index, and allows an image that is not for this host.
     pub fn load(&self, archive: impl Read, platform: Option<&Platform>) -> Result<Vec<Image>> {
-        let _lock = self.lock(FlockOperation::LockShared)?;
-        let archive = Archive::stream(archive, &self.directory(), &self.limits)?;
-        self.load_from(&archive, platform)
+        self.bring_in(|| {
+            let archive = Archive::stream(archive, &self.directory(), &self.limits)?;
+            self.load_from(&archive, platform)
+        })
     }
 
-    /// Loads every image of an OCI layout directory.
-    pub fn load_directory(&self, path: &Path, platform: Option<&Platform>) -> Result<Vec<Image>> {
-        let _lock = self.lock(FlockOperation::LockShared)?;
-        self.load_from(&Archive::directory(path)?, platform)
+    /// Loads every image of an archive file, or of an OCI layout directory.
+    pub fn load_path(&self, path: &Path, platform: Option<&Platform>) -> Result<Vec<Image>> {
+        self.bring_in(|| {
+            let archive = if path.is_dir() {
+                Archive::directory(path)?
+            } else {
+                Archive::path(path, &self.directory(), &self.limits)?
+            };
+            self.load_from(&archive, platform)
+        })
     }
 
     fn load_from(&self, archive: &Archive, platform: Option<&Platform>) -> Result<Vec<Image>> {
@@ -207,6 +213,10 @@ impl ImageStore {
         let name = blob_name(&digest);
         let bytes = archive.read(&name, self.limits.metadata)?;
         digest.expect(&name, &Digest::of(&bytes))?;
+        if bytes.len() as u64 != descriptor.size() {
+            let reason = format!("it has {} bytes, not {}", bytes.len(), descriptor.size());
+            return Err(ImageError::malformed(name, reason));
+        }
         Ok(bytes)
     }
 

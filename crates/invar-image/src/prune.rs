@@ -10,6 +10,7 @@ use rustix::fs::FlockOperation;
 use crate::error::{ImageError, Result};
 use crate::layer::recipe;
 use crate::objects::ObjectId;
+use crate::state;
 use crate::store::ImageStore;
 use crate::view;
 
@@ -26,13 +27,42 @@ impl ImageStore {
     /// Removes all content that no image needs. Waits for imports that are under way.
     pub fn prune(&self) -> Result<Pruned> {
         let _lock = self.lock(FlockOperation::LockExclusive)?;
+        self.remove_unneeded()
+    }
+
+    /// Does `work`, which writes content that no image refers to yet. When it fails, what it wrote
+    /// is removed, unless other work is under way: then [`ImageStore::prune`] does it later.
+    pub(crate) fn bring_in<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let lock = self.lock(FlockOperation::LockShared)?;
+        let result = work();
+        drop(lock);
+        if result.is_err()
+            && let Ok(_lock) = self.lock(FlockOperation::NonBlockingLockExclusive)
+        {
+            // Why the work failed matters more than what could not be removed after it.
+            self.remove_unneeded().ok();
+        }
+        result
+    }
+
+    fn remove_unneeded(&self) -> Result<Pruned> {
         self.forget_unused_layers()?;
         let mut needed = HashSet::new();
         let mut views = HashSet::new();
         for image in self.list()? {
-            needed.extend(self.objects_of(&image.id)?);
+            let objects = self.objects_of(&image.id).map_err(|error| {
+                let name = image.names.first();
+                let name = name.map_or(image.id.as_str(), String::as_str);
+                ImageError::Store {
+                    action: "tell what is needed",
+                    reason: format!("image {name}: {error}; import it again or remove it"),
+                }
+            })?;
+            needed.extend(objects);
             views.insert(self.parts(&image.id)?.0.to_hex());
         }
+        // A crash of the machine must not bring back an image whose content is gone.
+        state::sync(self.root())?;
         remove_plain(&self.directory().join("plain"), &views)?;
         self.sweep(&needed)
     }
@@ -76,7 +106,7 @@ fn remove_plain(directory: &Path, views: &HashSet<String>) -> Result<()> {
     for tree in entries(directory)? {
         if !views.contains(&*tree.file_name().to_string_lossy()) {
             let path = tree.path();
-            fs::remove_dir_all(&path).map_err(ImageError::io("remove", &path))?;
+            invar_sys::tree::remove(&path).map_err(ImageError::io("remove", &path))?;
         }
     }
     Ok(())

@@ -156,6 +156,23 @@ mod tests {
         assert_eq!(reference.name_and_tag(), "web:1");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_shown_is_read_again(
+            text in "([a-zA-Z0-9.-]{1,8}(:[0-9]{1,5})?/)?[a-z0-9._/-]{1,12}(:[a-zA-Z0-9_.-]{1,9})?",
+        ) {
+            if let Ok(reference) = Reference::parse(&text) {
+                let shown = reference.to_string();
+                proptest::prop_assert_eq!(Reference::parse(&shown).ok(), Some(reference), "{}", text);
+            }
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "\\PC{0,40}") {
+            drop(Reference::parse(&text));
+        }
+    }
+
     #[test]
     fn hostile_names_are_refused() {
         let long = "a".repeat(256);

@@ -28,6 +28,19 @@ pub fn open(root: &Path, component: &'static str, migrations: &[&str]) -> Result
     Ok(connection)
 }
 
+/// Waits until every transaction so far survives a crash of the machine.
+pub fn sync(root: &Path) -> Result<()> {
+    for name in ["state.db-wal", "state.db"] {
+        let path = root.join(name);
+        match fs_err::File::open(&path).and_then(|file| file.sync_all()) {
+            // Without a log everything is in the database itself.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => other.map_err(ImageError::io("write to disk", &path))?,
+        }
+    }
+    Ok(())
+}
+
 fn migrate(
     connection: &mut Connection,
     component: &'static str,

@@ -23,12 +23,13 @@ use crate::limits::Limits;
 use crate::objects::{self, ObjectId, Objects};
 use crate::reference::Reference;
 use crate::state;
-use crate::view::{self, ImageView};
+use crate::view::{self, ImageView, ViewForm};
 
 /// Digest of an image's configuration: names the image for ever.
 pub type ImageId = Digest;
 
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE images (
         id TEXT PRIMARY KEY, manifest_digest TEXT NOT NULL, manifest BLOB NOT NULL,
         config BLOB NOT NULL, view TEXT NOT NULL, size INTEGER NOT NULL,
@@ -43,7 +44,11 @@ const MIGRATIONS: &[&str] = &["
         name TEXT PRIMARY KEY, image TEXT NOT NULL REFERENCES images ON DELETE CASCADE
     );
     CREATE TABLE image_holds (container TEXT PRIMARY KEY, image TEXT NOT NULL REFERENCES images);
-"];
+",
+    "
+    ALTER TABLE images ADD COLUMN removed INTEGER NOT NULL DEFAULT 0;
+",
+];
 
 /// An image in the store.
 #[derive(Debug, Clone)]
@@ -89,6 +94,7 @@ pub struct ImageStore {
     pub(crate) objects: Objects,
     connection: Mutex<Connection>,
     pub(crate) limits: Limits,
+    view_form: ViewForm,
 }
 
 impl ImageStore {
@@ -104,6 +110,7 @@ impl ImageStore {
             objects: objects::open(&root.join("store"))?,
             connection: Mutex::new(state::open(root, "image", MIGRATIONS)?),
             limits: Limits::default(),
+            view_form: ViewForm::from_environment(),
         })
     }
 
@@ -111,6 +118,13 @@ impl ImageStore {
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// The same store with views in this form, whatever the environment asks for.
+    #[must_use]
+    pub fn with_view_form(mut self, form: ViewForm) -> Self {
+        self.view_form = form;
         self
     }
 
@@ -176,7 +190,18 @@ impl ImageStore {
             )
             .optional()?;
         let hex = hex.ok_or_else(|| not_found(id.as_str()))?;
-        view::open(&self.objects, &self.root.join("store"), &object_id(&hex)?)
+        let view = object_id(&hex)?;
+        if self.view_form == ViewForm::Best
+            // Which error says "this kernel cannot" differs between versions; the plain tree
+            // reports a real defect of the view as well.
+            && let Ok(opened) = view::open_erofs(&self.objects, &view)
+        {
+            return Ok(opened);
+        }
+        // While it is written, nothing may be pruned.
+        let _lock = self.lock(FlockOperation::LockShared)?;
+        view::make_plain(&self.objects, &self.directory(), &view)?;
+        view::open_plain(&self.directory(), &view)
     }
 
     /// Gives an image one more name, taken from any image that has it.
@@ -186,15 +211,17 @@ impl ImageStore {
 
     /// Removes a name, or with an id all names, and the image once it has none.
     ///
-    /// An image that a container was made from stays; with `force` only its names go.
+    /// An image that a container was made from stays; with `force` only its names go, and the
+    /// image goes with its last container.
     pub fn remove(&self, name: &str, force: bool) -> Result<Removed> {
-        let image = self.resolve(name)?;
-        let named = Reference::parse(name).ok().map(|r| r.name_and_tag());
-        let by_name = named.filter(|name| image.names.contains(name));
-        let untagged = by_name.map_or_else(|| image.names.clone(), |name| vec![name]);
-        let is_last = untagged.len() == image.names.len();
-        let removed = self.write(|transaction| {
-            let holder = holder(transaction, &image.id)?;
+        let id = self.resolve(name)?.id;
+        let reference = Reference::parse(name).ok().map(|r| r.name_and_tag());
+        self.write(|transaction| {
+            let names = names_of(transaction, &id)?;
+            let by_name = reference.filter(|name| names.contains(name));
+            let untagged = by_name.map_or_else(|| names.clone(), |name| vec![name]);
+            let is_last = untagged.len() == names.len();
+            let holder = holder(transaction, &id)?;
             if is_last
                 && !force
                 && let Some(container) = &holder
@@ -207,16 +234,16 @@ impl ImageStore {
             for name in &untagged {
                 transaction.execute("DELETE FROM image_names WHERE name = ?1", [name])?;
             }
-            let is_deleted = is_last && holder.is_none();
-            if is_deleted {
-                transaction.execute("DELETE FROM images WHERE id = ?1", [image.id.as_str()])?;
+            if is_last {
+                let sql = "UPDATE images SET removed = 1 WHERE id = ?1";
+                transaction.execute(sql, [id.as_str()])?;
             }
+            let deleted = delete_removed(transaction)?;
             Ok(Removed {
-                untagged: untagged.clone(),
-                deleted: is_deleted.then(|| image.id.clone()),
+                untagged,
+                deleted: deleted.contains(&id).then_some(id),
             })
-        })?;
-        Ok(removed)
+        })
     }
 
     /// Keeps an image for a container until [`ImageStore::release`].
@@ -230,9 +257,11 @@ impl ImageStore {
 
     /// Ends what [`ImageStore::hold`] began.
     pub fn release(&self, container: &str) -> Result<()> {
-        let sql = "DELETE FROM image_holds WHERE container = ?1";
-        self.connection().execute(sql, [container])?;
-        Ok(())
+        self.write(|transaction| {
+            let sql = "DELETE FROM image_holds WHERE container = ?1";
+            transaction.execute(sql, [container])?;
+            delete_removed(transaction).map(drop)
+        })
     }
 
     /// Makes an image visible, with everything it needs safely on disk first.
@@ -244,8 +273,10 @@ impl ImageStore {
             .map_err(ImageError::store("write it to disk"))?;
         let size: u64 = new.layers.iter().map(|layer| layer.size).sum();
         self.write(|transaction| {
+            // The same image again gets the view that this version builds.
             transaction.execute(
-                "INSERT OR IGNORE INTO images VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO images VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)
+                 ON CONFLICT (id) DO UPDATE SET view = excluded.view, removed = 0",
                 (
                     id.as_str(),
                     new.manifest_digest.as_str(),
@@ -258,7 +289,8 @@ impl ImageStore {
             )?;
             for (position, layer) in new.layers.iter().enumerate() {
                 transaction.execute(
-                    "INSERT OR IGNORE INTO layers VALUES (?1, ?2, ?3)",
+                    "INSERT INTO layers VALUES (?1, ?2, ?3)
+                     ON CONFLICT (diff_id) DO UPDATE SET recipe = excluded.recipe",
                     (
                         layer.diff_id.as_str(),
                         layer.recipe.to_hex(),
@@ -278,6 +310,7 @@ impl ImageStore {
                 .iter()
                 .try_for_each(|name| name_image(transaction, &id, name))
         })?;
+        state::sync(&self.root)?;
         self.get(&id)
     }
 
@@ -339,6 +372,11 @@ impl ImageStore {
         Ok(file)
     }
 
+    /// The state root.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Where content is kept.
     pub(crate) fn directory(&self) -> PathBuf {
         self.root.join("store")
@@ -382,15 +420,13 @@ impl ImageRow {
     }
 
     fn complete(self, connection: &Connection) -> Result<Image> {
-        let mut statement =
-            connection.prepare("SELECT name FROM image_names WHERE image = ?1 ORDER BY name")?;
-        let names = statement.query_map([&self.id], |row| row.get(0))?;
+        let id = Digest::parse(&self.id)?;
         let config = parse_config(&self.config)?;
         let created_at = config.created().as_ref().and_then(|text| text.parse().ok());
         Ok(Image {
-            id: Digest::parse(&self.id)?,
+            names: names_of(connection, &id)?,
+            id,
             manifest: Digest::parse(&self.manifest)?,
-            names: names.collect::<rusqlite::Result<_>>()?,
             config,
             size: u64::try_from(self.size).unwrap_or(0),
             created_at,
@@ -429,7 +465,28 @@ fn find_by_reference(connection: &Connection, reference: &Reference) -> Result<O
     Ok(image)
 }
 
+fn names_of(connection: &Connection, id: &ImageId) -> Result<Vec<String>> {
+    let sql = "SELECT name FROM image_names WHERE image = ?1 ORDER BY name";
+    let mut statement = connection.prepare_cached(sql)?;
+    let names = statement.query_map([id.as_str()], |row| row.get(0))?;
+    Ok(names.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Deletes the images that were removed and that no container and no name keeps any more.
+fn delete_removed(transaction: &Transaction<'_>) -> Result<Vec<ImageId>> {
+    let sql = "DELETE FROM images WHERE removed AND id NOT IN (SELECT image FROM image_holds)
+               AND id NOT IN (SELECT image FROM image_names) RETURNING id";
+    let mut statement = transaction.prepare(sql)?;
+    let deleted = statement.query_map([], |row| row.get::<_, String>(0))?;
+    deleted.map(|id| Digest::parse(&id?)).collect()
+}
+
 fn name_image(transaction: &Transaction<'_>, id: &ImageId, name: &Reference) -> Result<()> {
+    let sql = "UPDATE images SET removed = 0 WHERE id = ?1";
+    if transaction.execute(sql, [id.as_str()])? == 0 {
+        // Another process removed it in the meantime.
+        return Err(not_found(id.as_str()));
+    }
     let sql = "INSERT INTO image_names VALUES (?1, ?2)
                ON CONFLICT (name) DO UPDATE SET image = excluded.image";
     transaction.execute(sql, [name.name_and_tag().as_str(), id.as_str()])?;

@@ -1,6 +1,7 @@
 //! The read-only view of an image: one EROFS file with every name and its metadata, over the
 //! objects (composefs). Where the kernel cannot mount that, a plain directory tree.
 
+use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::error::{ImageError, Result};
 use crate::layer::tree::{Content, Tree};
-use crate::objects::{ObjectId, Objects};
+use crate::objects::{ObjectId, Objects, open_verified, put};
 use crate::plain;
 
 /// An image's root as an overlay takes it: see [`invar_sys::mount::Overlay`].
@@ -39,34 +40,43 @@ pub(crate) fn build(objects: &Objects, mut tree: Tree) -> Result<ObjectId> {
         Content::Object(object, size) => Ok(RegularFile::External(object.wait()?, *size)),
     })?;
     let valid = ValidatedFileSystem::new(resolved).map_err(ImageError::store("check its view"))?;
-    let image = mkfs_erofs_versioned(&valid, FormatVersion::V2);
-    objects
-        .ensure_object(&image)
-        .map_err(ImageError::store("write its view"))
+    let image = mkfs_erofs_versioned(&valid, FormatVersion::V1);
+    put(objects, &image).map_err(|error| ImageError::Store {
+        action: "write its view",
+        reason: error.to_string(),
+    })
 }
 
 /// Reads a view back as a tree.
 pub(crate) fn read(objects: &Objects, view: &ObjectId) -> Result<FileSystem<ObjectId>> {
-    let bytes = objects
-        .read_object(view)
-        .map_err(ImageError::store("read a view"))?;
+    let mut bytes = Vec::new();
+    open_verified(objects, view)?
+        .read_to_end(&mut bytes)
+        .map_err(|error| ImageError::store("read a view")(error.into()))?;
     erofs_to_filesystem(&bytes).map_err(ImageError::store("read a view"))
 }
 
-/// Mounts a view, detached from every path of the host.
-pub(crate) fn open(objects: &Objects, store: &Path, view: &ObjectId) -> Result<ImageView> {
-    if std::env::var_os(VIEW_VARIABLE).is_some_and(|value| value == "plain") {
-        return open_plain(objects, store, view);
-    }
-    match open_erofs(objects, view) {
-        Ok(opened) => Ok(opened),
-        // Which error says "this kernel cannot" differs between versions; the plain tree reports
-        // a real defect of the view as well.
-        Err(_unsupported) => open_plain(objects, store, view),
+/// How a view is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ViewForm {
+    /// EROFS where this kernel can, else a plain directory tree.
+    Best,
+    /// A plain directory tree.
+    Plain,
+}
+
+impl ViewForm {
+    /// What [`VIEW_VARIABLE`] asks for.
+    pub(crate) fn from_environment() -> Self {
+        match std::env::var_os(VIEW_VARIABLE) {
+            Some(value) if value == "plain" => Self::Plain,
+            _ => Self::Best,
+        }
     }
 }
 
-fn open_erofs(objects: &Objects, view: &ObjectId) -> Result<ImageView> {
+/// Mounts a view as EROFS, detached from every path of the host.
+pub(crate) fn open_erofs(objects: &Objects, view: &ObjectId) -> Result<ImageView> {
     let failed = |error: std::io::Error| ImageError::Store {
         action: "mount a view",
         reason: error.to_string(),
@@ -83,11 +93,18 @@ fn open_erofs(objects: &Objects, view: &ObjectId) -> Result<ImageView> {
     })
 }
 
-fn open_plain(objects: &Objects, store: &Path, view: &ObjectId) -> Result<ImageView> {
+/// Writes the plain tree of a view, unless it is there.
+pub(crate) fn make_plain(objects: &Objects, store: &Path, view: &ObjectId) -> Result<()> {
     let path = plain_path(store, view);
-    if !path.exists() {
-        plain::write(objects, &read(objects, view)?, &path)?;
+    if path.exists() {
+        return Ok(());
     }
+    plain::write(objects, &read(objects, view)?, &path)
+}
+
+/// Opens the plain tree of a view.
+pub(crate) fn open_plain(store: &Path, view: &ObjectId) -> Result<ImageView> {
+    let path = plain_path(store, view);
     let root = openat(
         CWD,
         &path,

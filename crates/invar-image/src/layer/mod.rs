@@ -2,30 +2,35 @@
 //! image's file tree.
 //!
 //! ```text
-//! archive ─▶ decompress ─▶ Recorder (DiffID) ─▶ tar parser ─▶ entries ─▶ LayerTree ─▶ Tree
-//!                              │                                 │
+//! archive ─▶ decompress ─▶ Recorder (DiffID) ─▶ Tar ─▶ entries ─▶ LayerTree ─▶ Tree
+//!                              │                            │
 //!                              └── headers ─▶ RecipeWriter ◀── content ─▶ ObjectWriter
 //! ```
 //!
-//! The `tar` crate only parses; nothing is ever unpacked to a path that an entry names.
+//! Nothing is ever unpacked to a path that an entry names.
 
+mod attributes;
+mod budget;
 mod entry;
+#[cfg(test)]
+mod model;
+mod own;
 pub(crate) mod recipe;
 mod record;
 pub(crate) mod tree;
 
-use std::cell::Cell;
-use std::io::Read;
-use std::rc::Rc;
+use std::io::{self, BufReader, Read};
 
 use crate::compression::decompress;
 use crate::digest::Digest;
 use crate::error::{ImageError, Result};
-use crate::limits::Limits;
-use crate::objects::{LARGEST_QUEUED, ObjectId, ObjectWriter, Objects, Pending};
+use crate::objects::{ObjectId, ObjectWriter, Objects, open_verified};
+use crate::tar::sparse::SparseForm;
+use crate::tar::{Member, Tar};
+pub(crate) use budget::Budget;
 use entry::Entry;
-use recipe::{RecipeWriter, read_exactly};
-use record::{Mode, Recorder};
+use recipe::RecipeWriter;
+use record::Recorder;
 use tree::{Content, LayerTree, Tree};
 
 /// A layer in the store.
@@ -39,74 +44,8 @@ pub(crate) struct StoredLayer {
     pub(crate) recipe: ObjectId,
 }
 
-/// What the layers of one image have used up of its limits.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    limits: Limits,
-    content: u64,
-    entries: u64,
-    archive: Rc<Cell<u64>>,
-}
-
-impl Budget {
-    pub(crate) fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            content: 0,
-            entries: 0,
-            archive: Rc::default(),
-        }
-    }
-
-    /// Counts the bytes of an archive before they are decompressed.
-    pub(crate) fn counted<R>(&self, inner: R) -> CountedReader<R> {
-        CountedReader {
-            inner,
-            count: Rc::clone(&self.archive),
-        }
-    }
-
-    /// Accounts for one entry with so much content, before any of it is read.
-    fn take(&mut self, content: u64) -> Result<()> {
-        self.entries += 1;
-        self.content = self.content.saturating_add(content);
-        let limits = &self.limits;
-        if self.entries > limits.entries {
-            return Err(ImageError::TooLarge {
-                what: "the number of entries".to_owned(),
-                limit: limits.entries.to_string(),
-            });
-        }
-        if self.content > limits.unpacked {
-            return Err(ImageError::TooLarge {
-                what: "the unpacked image".to_owned(),
-                limit: format!("{} bytes", limits.unpacked),
-            });
-        }
-        let by_ratio = self.archive.get().saturating_mul(limits.ratio);
-        if self.content > limits.ratio_from && self.content > by_ratio {
-            return Err(ImageError::TooLarge {
-                what: "the unpacked image".to_owned(),
-                limit: format!("{} times its archive", limits.ratio),
-            });
-        }
-        Ok(())
-    }
-}
-
-/// Counts what is read through it.
-pub(crate) struct CountedReader<R> {
-    inner: R,
-    count: Rc<Cell<u64>>,
-}
-
-impl<R: Read> Read for CountedReader<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let length = self.inner.read(buffer)?;
-        self.count.set(self.count.get() + length as u64);
-        Ok(length)
-    }
-}
+/// Recorded headers are handed on in pieces of about this size.
+const RECORDED: usize = 1 << 16;
 
 /// Reads one layer, compressed or not, into the store and applies it to `tree`.
 ///
@@ -118,116 +57,120 @@ pub(crate) fn read(
     tree: &mut Tree,
     budget: &mut Budget,
 ) -> Result<StoredLayer> {
-    let unreadable = |error| ImageError::malformed(name, error);
-    let plain = decompress(budget.counted(archive)).map_err(unreadable)?;
-    let recorder = Recorder::new(plain, &budget.limits);
+    let plain = decompress(budget.counted(archive));
+    let plain = plain.map_err(|error| ImageError::malformed(name, error))?;
     let mut layer = LayerReader {
-        recorder: recorder.clone(),
+        name,
+        objects,
+        tar: Tar::new(Recorder::new(plain), name, budget.limits.entry_headers),
         recipe: RecipeWriter::new(objects)?,
         writer: ObjectWriter::new(objects),
-        budget,
+        tree: LayerTree::new(tree, budget),
     };
-    let mut parser = tar::Archive::new(recorder.clone());
-    let mut changes = LayerTree::new(tree);
-    for next in parser.entries().map_err(unreadable)? {
-        layer.entry(next.map_err(unreadable)?, &mut changes)?;
+    while let Some(member) = layer.tar.next()? {
+        layer.member(member)?;
     }
-    drop(parser);
-    let LayerReader {
-        mut recipe,
-        recorder: own,
-        writer,
-        ..
-    } = layer;
-    drop(own);
-    // What follows the end marker is padding, but belongs to the layer's bytes.
-    recorder.switch(Mode::Inline);
-    let mut rest = recorder.clone();
-    loop {
-        let mut block = vec![0; 1 << 16];
-        let length = rest.read(&mut block).map_err(unreadable)?;
-        if length == 0 {
-            break;
-        }
-        recipe.inline(recorder.taken())?;
-    }
-    drop(rest);
-    recipe.inline(recorder.taken())?;
-    let size = recorder.position();
-    let recipe = recipe.finish()?;
-    drop(writer);
-    Ok(StoredLayer {
-        diff_id: recorder.finish()?,
-        size,
-        recipe,
-    })
+    layer.finish()
 }
 
 struct LayerReader<'a, R> {
-    recorder: Recorder<R>,
+    name: &'a str,
+    objects: &'a Objects,
+    tar: Tar<Recorder<R>>,
     recipe: RecipeWriter,
     writer: ObjectWriter,
-    budget: &'a mut Budget,
+    tree: LayerTree<'a>,
 }
 
 impl<R: Read> LayerReader<'_, R> {
-    fn entry(
-        &mut self,
-        mut raw: tar::Entry<'_, Recorder<R>>,
-        changes: &mut LayerTree<'_>,
-    ) -> Result<()> {
-        let shown = raw.path_bytes().escape_ascii().to_string();
+    fn member(&mut self, mut member: Member) -> Result<()> {
+        let shown = member.path.escape_ascii().to_string();
         let refused = |reason| ImageError::Entry {
             entry: shown.clone(),
             reason,
         };
-        let entry = Entry::read(&mut raw).map_err(refused)?;
-        self.budget.take(entry.content_size().unwrap_or(0))?;
-        let content = match entry.content_size() {
-            Some(size) => Some(self.content(&mut raw, size, entry.is_sparse()).map_err(
-                |error| match error {
-                    ImageError::Malformed { reason, .. } => refused(reason),
-                    other => other,
-                },
-            )?),
-            None => None,
+        let (archived, sparse) = (member.size, member.sparse.take());
+        let entry = Entry::new(member).map_err(refused)?;
+        let size = sparse.as_ref().map_or(archived, SparseForm::size);
+        self.tree.budget.content(size).map_err(refused)?;
+        let content = if entry.is_regular() {
+            let content = match sparse {
+                Some(map) => self.sparse(map, archived),
+                None => self.content(archived),
+            };
+            // What is wrong with the content is wrong with this entry.
+            Some(content.map_err(|error| match error {
+                ImageError::Malformed { reason, .. } => refused(reason),
+                other => other,
+            })?)
+        } else {
+            None
         };
-        self.recorder.switch(Mode::Headers);
-        // Long before a layer of tiny entries could fill the memory with headers.
-        if self.recorder.recorded() > 1 << 16 {
-            self.recipe.inline(self.recorder.taken())?;
+        if self.tar.source().recorded() > RECORDED {
+            self.recipe.inline(self.tar.source().taken())?;
         }
-        entry.apply(content, changes).map_err(refused)
+        entry.apply(content, &mut self.tree).map_err(refused)
     }
 
     /// Stores the content of a regular file.
-    fn content(&mut self, raw: &mut impl Read, size: u64, sparse: bool) -> Result<Content> {
-        let inline = size <= composefs::INLINE_CONTENT_MAX_V0 as u64;
-        if inline || sparse {
-            // The archive holds a sparse file without its holes, so its bytes in the archive and
-            // its content differ.
-            self.recorder.switch(Mode::Inline);
-            if inline {
-                let bytes = read_exactly(raw, size).map_err(truncated)?;
-                return Ok(Content::Inline(bytes.into()));
-            }
-            let object = self.writer.copy(raw, size)?;
-            self.recipe.inline(self.recorder.taken())?;
-            return Ok(Content::Object(object, size));
+    fn content(&mut self, size: u64) -> Result<Content> {
+        if size <= composefs::INLINE_CONTENT_MAX_V0 as u64 {
+            let mut bytes = Vec::new();
+            let read = self.tar.content().read_to_end(&mut bytes);
+            read.map_err(|error| ImageError::malformed("archive", error))?;
+            return Ok(Content::Inline(bytes.into()));
         }
-        self.recipe.inline(self.recorder.taken())?;
-        self.recorder.switch(Mode::External);
-        let object: Pending = if size <= LARGEST_QUEUED {
-            self.writer
-                .write(read_exactly(raw, size).map_err(truncated)?)
-        } else {
-            self.writer.copy(raw, size)?
-        };
+        self.recipe.inline(self.tar.source().taken())?;
+        self.tar.source().record(false);
+        let object = self.writer.store(self.tar.content(), size)?;
+        self.tar.source().record(true);
         self.recipe.object(object.clone(), size)?;
         Ok(Content::Object(object, size))
     }
-}
 
-fn truncated(error: std::io::Error) -> ImageError {
-    ImageError::malformed("archive", error)
+    /// Stores a sparse file twice: as the archive has it, for the layer's exact bytes, and as it
+    /// reads in a container.
+    fn sparse(&mut self, map: SparseForm, archived: u64) -> Result<Content> {
+        let wrong = |reason: String| ImageError::malformed("archive", reason);
+        let size = map.size();
+        let most_map = self.tree.budget.limits.entry_headers;
+        let content = self.content(archived)?;
+        let stored: Box<dyn Read> = match &content {
+            Content::Inline(bytes) => Box::new(io::Cursor::new(bytes.clone())),
+            Content::Object(object, _) => Box::new(open_verified(self.objects, &object.wait()?)?),
+        };
+        let whole = map.expand(BufReader::new(stored), archived, most_map);
+        let mut whole = whole.map_err(wrong)?;
+        if size <= composefs::INLINE_CONTENT_MAX_V0 as u64 {
+            let mut bytes = Vec::new();
+            let read = whole.read_to_end(&mut bytes);
+            read.map_err(|error| wrong(error.to_string()))?;
+            return Ok(Content::Inline(bytes.into()));
+        }
+        let object = self.writer.store(whole, size)?;
+        Ok(Content::Object(object, size))
+    }
+
+    /// Reads what follows the end marker: padding, but part of the layer's bytes.
+    fn finish(mut self) -> Result<StoredLayer> {
+        let unreadable = |error: io::Error| ImageError::malformed(self.name, error);
+        let mut block = vec![0; RECORDED];
+        let mut recorder = self.tar.into_source();
+        loop {
+            self.recipe.inline(recorder.taken())?;
+            let length = recorder.read(&mut block).map_err(unreadable)?;
+            if length == 0 {
+                break;
+            }
+            let counted = self.tree.budget.content(length as u64);
+            counted.map_err(|reason| ImageError::malformed(self.name, reason))?;
+        }
+        let size = recorder.position();
+        let recipe = self.recipe.finish()?;
+        Ok(StoredLayer {
+            diff_id: recorder.finish().map_err(unreadable)?,
+            size,
+            recipe,
+        })
+    }
 }

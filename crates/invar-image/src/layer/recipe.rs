@@ -2,15 +2,20 @@
 //! (a composefs split stream).
 
 use std::collections::VecDeque;
-use std::io::{Read, Write};
+use std::io::Write;
+use std::sync::Arc;
 
 use composefs::splitstream::{SplitStreamReader, SplitStreamWriter};
 
 use crate::error::{ImageError, Result};
-use crate::objects::{ObjectId, Objects, Pending};
+use crate::objects::{ObjectId, Objects, Pending, discard, open_verified, put};
 
 /// Content type of a tar layer in a split stream's header: "invartar".
 const CONTENT_TYPE: u64 = u64::from_le_bytes(*b"invartar");
+
+/// A longer run of bytes between two objects becomes an object itself: writing and reading a
+/// recipe must not need memory for all headers of a layer.
+const LONGEST_RUN: usize = 1 << 20;
 
 enum Segment {
     Inline(Vec<u8>),
@@ -19,18 +24,20 @@ enum Segment {
 
 /// Writes a recipe in order, while objects become ready out of order.
 pub(super) struct RecipeWriter {
+    objects: Objects,
     stream: SplitStreamWriter<ObjectId>,
     pending: VecDeque<Segment>,
+    run: Vec<u8>,
 }
 
 impl RecipeWriter {
     pub(super) fn new(objects: &Objects) -> Result<Self> {
-        let stream = objects
-            .create_stream(CONTENT_TYPE)
-            .map_err(ImageError::store("record a layer"))?;
+        let stream = objects.create_stream(CONTENT_TYPE).map_err(failed())?;
         Ok(Self {
+            objects: Arc::clone(objects),
             stream,
             pending: VecDeque::new(),
+            run: Vec::new(),
         })
     }
 
@@ -49,20 +56,32 @@ impl RecipeWriter {
     /// Stores the recipe itself.
     pub(super) fn finish(mut self) -> Result<ObjectId> {
         self.flush(true)?;
-        self.stream
-            .done()
-            .map_err(ImageError::store("record a layer"))
+        self.stream.write_inline(&self.run);
+        let recipe = self.stream.done().map_err(failed())?;
+        // One that was there already may have been damaged since.
+        if let Err(error) = open_verified(&self.objects, &recipe) {
+            discard(&self.objects, &recipe).map_err(|error| failed()(error.into()))?;
+            return Err(ImageError::Store {
+                action: "record a layer",
+                reason: format!("{error}; the damaged file is removed, try again"),
+            });
+        }
+        Ok(recipe)
     }
 
     fn flush(&mut self, wait: bool) -> Result<()> {
         while let Some(segment) = self.pending.pop_front() {
             match segment {
-                Segment::Inline(bytes) => self.stream.write_inline(&bytes),
+                Segment::Inline(bytes) => {
+                    self.run.extend_from_slice(&bytes);
+                    if self.run.len() > LONGEST_RUN {
+                        let run = std::mem::take(&mut self.run);
+                        let id = put(&self.objects, &run).map_err(|e| failed()(e.into()))?;
+                        self.reference(id, run.len() as u64)?;
+                    }
+                }
                 Segment::Object(object, size) if wait || object.is_done() => {
-                    self.stream.add_external_size(size);
-                    self.stream
-                        .write_reference(object.wait()?)
-                        .map_err(ImageError::store("record a layer"))?;
+                    self.reference(object.wait()?, size)?;
                 }
                 waiting @ Segment::Object(..) => {
                     self.pending.push_front(waiting);
@@ -72,15 +91,25 @@ impl RecipeWriter {
         }
         Ok(())
     }
+
+    fn reference(&mut self, object: ObjectId, size: u64) -> Result<()> {
+        if !self.run.is_empty() {
+            self.stream.write_inline(&self.run);
+            self.run.clear();
+        }
+        self.stream.add_external_size(size);
+        self.stream.write_reference(object).map_err(failed())
+    }
+}
+
+fn failed() -> impl FnOnce(anyhow::Error) -> ImageError {
+    ImageError::store("record a layer")
 }
 
 /// Reads a recipe.
 pub(crate) fn open(objects: &Objects, id: &ObjectId) -> Result<SplitStreamReader<ObjectId>> {
-    let file = objects
-        .open_object(id)
-        .map_err(ImageError::store("open a layer"))?;
-    SplitStreamReader::new(file.into(), Some(CONTENT_TYPE))
-        .map_err(ImageError::store("read a layer"))
+    let file = open_verified(objects, id)?;
+    SplitStreamReader::new(file, Some(CONTENT_TYPE)).map_err(ImageError::store("read a layer"))
 }
 
 /// Writes the layer's exact bytes.
@@ -98,14 +127,4 @@ pub(crate) fn references(objects: &Objects, id: &ObjectId) -> Result<Vec<ObjectI
         .get_object_refs(|object| all.push(object.clone()))
         .map_err(ImageError::store("read a layer"))?;
     Ok(all)
-}
-
-/// Reads exactly `length` bytes, in memory.
-pub(super) fn read_exactly(reader: impl Read, length: u64) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-    let read = reader.take(length).read_to_end(&mut bytes)? as u64;
-    if read < length {
-        return Err(std::io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(bytes)
 }

@@ -3,13 +3,14 @@
 //! Paths of a layer only ever choose a place in this tree; none reaches the host. Links are
 //! followed inside the tree alone, as a process inside the container would.
 
-use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use composefs::generic_tree::{Directory, FileSystem, Inode, LeafContent, Stat};
 
+use super::budget::Budget;
+use super::own::Own;
 use crate::limits;
 use crate::objects::Pending;
 
@@ -69,16 +70,19 @@ pub(super) fn split(path: &[u8]) -> Result<Vec<&OsStr>, Refusal> {
 /// Applies one layer's entries to a tree. Whiteouts remove what lower layers have, never what
 /// this layer brings (OCI image-spec, layer.md, "Whiteouts").
 pub(super) struct LayerTree<'a> {
+    pub(super) budget: &'a mut Budget,
     tree: &'a mut Tree,
-    /// Paths this layer brought, with their parents.
-    own: HashSet<PathBuf>,
+    /// Paths this layer brought; `None` when there is no layer below to tell them from.
+    own: Option<Own>,
 }
 
 impl<'a> LayerTree<'a> {
-    pub(super) fn new(tree: &'a mut Tree) -> Self {
+    pub(super) fn new(tree: &'a mut Tree, budget: &'a mut Budget) -> Self {
+        let has_lower = tree.root.entries().next().is_some();
         Self {
+            budget,
             tree,
-            own: HashSet::new(),
+            own: has_lower.then(Own::default),
         }
     }
 
@@ -91,7 +95,7 @@ impl<'a> LayerTree<'a> {
         let parent = self.parent(parents)?;
         self.tree_directory(&parent)
             .merge(name, Inode::Directory(Box::new(Directory::new(stat))));
-        self.mark(parent.join(name));
+        self.mark(&parent.join(name));
         Ok(())
     }
 
@@ -125,19 +129,28 @@ impl<'a> LayerTree<'a> {
     /// whiteouts.
     pub(super) fn whiteout(&mut self, parents: &[&OsStr], name: &OsStr) -> Result<(), Refusal> {
         let parent = self.resolve(parents)?;
-        let path = parent.join(name);
-        if self.own.contains(&path) {
-            prune(self.tree, &path, &self.own);
-        } else if self.find(&parent).is_some() {
-            self.tree_directory(&parent).remove(name);
+        let Some(own) = &self.own else { return Ok(()) };
+        let own = own.find(&parent).and_then(|parent| parent.child(name));
+        let Some(directory) = directory_mut(self.tree, &parent) else {
+            return Ok(());
+        };
+        match own {
+            None => directory.remove(name),
+            Some(own) => {
+                if let Ok(directory) = directory.get_directory_mut(name) {
+                    prune(directory, own);
+                }
+            }
         }
         Ok(())
     }
 
     /// Removes everything lower layers have in a directory.
     pub(super) fn opaque(&mut self, names: &[&OsStr]) -> Result<(), Refusal> {
-        let directory = self.parent(names)?;
-        prune(self.tree, &directory, &self.own);
+        let path = self.parent(names)?;
+        if let Some(own) = self.own.as_ref().and_then(|own| own.find(&path)) {
+            prune(directory_mut(self.tree, &path).expect("it was made"), own);
+        }
         Ok(())
     }
 
@@ -147,7 +160,7 @@ impl<'a> LayerTree<'a> {
         };
         let parent = self.parent(parents)?;
         self.tree_directory(&parent).insert(name, inode);
-        self.mark(parent.join(name));
+        self.mark(&parent.join(name));
         Ok(())
     }
 
@@ -155,43 +168,49 @@ impl<'a> LayerTree<'a> {
     fn parent(&mut self, names: &[&OsStr]) -> Result<PathBuf, Refusal> {
         let path = self.resolve(names)?;
         if self.find(&path).is_none() {
-            let mut made = PathBuf::new();
+            let mut parent = &mut self.tree.root;
             for name in &path {
-                let parent = self.tree_directory(&made);
                 if parent.lookup(name).is_none() {
+                    self.budget.entry(name.len())?;
                     let directory = Directory::new(implied_directory());
                     parent.insert(name, Inode::Directory(Box::new(directory)));
                 }
-                made.push(name);
+                parent = parent
+                    .get_directory_mut(name)
+                    .expect("links were followed, and it was made when missing");
             }
         }
-        self.mark(path.clone());
+        self.mark(&path);
         Ok(path)
     }
 
     /// Follows symbolic links inside the tree, as chroot would: `..` stops at the root.
     fn resolve(&self, names: &[&OsStr]) -> Result<PathBuf, Refusal> {
-        let direct: PathBuf = names.iter().collect();
-        if self.find(&direct).is_some() {
-            return Ok(direct);
-        }
         let mut left: Vec<OsString> = names.iter().rev().map(OsString::from).collect();
-        let mut path = PathBuf::new();
+        let mut path: Vec<OsString> = Vec::new();
+        // The directories of `path` that are there, the root first.
+        let mut there = vec![&self.tree.root];
         let mut links = 0;
         while let Some(name) = left.pop() {
+            self.budget.lookup()?;
             if name == ".." {
+                if there.len() > path.len() && !path.is_empty() {
+                    there.pop();
+                }
                 path.pop();
                 continue;
             }
-            let Some(inode) = self.find(&path).and_then(|parent| parent.lookup(&name)) else {
-                path.push(name);
-                continue;
-            };
-            match inode {
-                Inode::Directory(_) => path.push(name),
-                Inode::Leaf(id, _) => {
+            let directory = there.last().filter(|_| there.len() > path.len());
+            match directory.and_then(|directory| directory.lookup(&name)) {
+                None => path.push(name),
+                Some(Inode::Directory(child)) => {
+                    there.push(child);
+                    path.push(name);
+                }
+                Some(Inode::Leaf(id, _)) => {
                     let LeafContent::Symlink(target) = &self.tree.leaf(*id).content else {
-                        let file = path.join(name);
+                        path.push(name);
+                        let file: PathBuf = path.iter().collect();
                         return Err(format!("its parent {} is not a directory", shown(&file)));
                     };
                     links += 1;
@@ -200,17 +219,18 @@ impl<'a> LayerTree<'a> {
                     }
                     if target.as_bytes().starts_with(b"/") {
                         path.clear();
+                        there.truncate(1);
                     }
                     let parts = target.as_bytes().split(|byte| *byte == b'/').rev();
                     let parts = parts.filter(|part| !part.is_empty() && *part != b".");
                     left.extend(parts.map(|part| OsStr::from_bytes(part).to_owned()));
                 }
             }
-            if left.len() + path.iter().count() > limits::DEPTH {
+            if left.len() + path.len() > limits::DEPTH {
                 return Err(format!("it is deeper than {} directories", limits::DEPTH));
             }
         }
-        Ok(path)
+        Ok(path.into_iter().collect())
     }
 
     fn find(&self, path: &Path) -> Option<&Directory<Content>> {
@@ -221,34 +241,25 @@ impl<'a> LayerTree<'a> {
         directory_mut(self.tree, path).expect("it was found or made before")
     }
 
-    fn mark(&mut self, path: PathBuf) {
-        let mut next = Some(path);
-        while let Some(path) = next {
-            next = path.parent().map(Path::to_owned);
-            if !self.own.insert(path) {
-                return;
-            }
+    fn mark(&mut self, path: &Path) {
+        if let Some(own) = &mut self.own {
+            own.insert(path);
         }
     }
 }
 
-/// Removes what is not in `keep` below a directory.
-fn prune(tree: &mut Tree, path: &Path, keep: &HashSet<PathBuf>) {
-    let Some(directory) = directory_mut(tree, path) else {
-        return;
-    };
-    let names: Vec<OsString> = directory
-        .entries()
-        .map(|(name, _)| name.to_owned())
-        .collect();
-    let (kept, removed): (Vec<_>, Vec<_>) = names
-        .into_iter()
-        .partition(|name| keep.contains(&path.join(name)));
-    for name in removed {
-        directory.remove(&name);
-    }
-    for name in kept {
-        prune(tree, &path.join(name), keep);
+/// Removes what is not `own` below a directory.
+fn prune(directory: &mut Directory<Content>, own: &Own) {
+    let names = directory.entries().map(|(name, _)| name.to_owned());
+    for name in names.collect::<Vec<_>>() {
+        match own.child(&name) {
+            None => directory.remove(&name),
+            Some(own) => {
+                if let Ok(child) = directory.get_directory_mut(&name) {
+                    prune(child, own);
+                }
+            }
+        }
     }
 }
 

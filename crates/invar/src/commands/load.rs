@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use fs_err as fs;
 use invar_image::{ImageStore, Platform};
 
 use crate::cli::Cli;
@@ -29,8 +28,7 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     let store = ImageStore::open(cli.root())?;
     let loaded = match &args.input {
         None => store.load(io::stdin().lock(), platform.as_ref()),
-        Some(path) if path.is_dir() => store.load_directory(path, platform.as_ref()),
-        Some(path) => store.load(fs::File::open(path)?, platform.as_ref()),
+        Some(path) => store.load_path(path, platform.as_ref()),
     };
     let shown = args
         .input
