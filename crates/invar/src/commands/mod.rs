@@ -2,6 +2,7 @@
 
 mod completions;
 mod diff;
+mod gateway;
 mod image;
 mod images;
 mod import;
@@ -21,6 +22,7 @@ use crate::cli::Cli;
 pub(crate) enum Command {
     Completions(completions::Args),
     Diff(diff::Args),
+    Gateway(gateway::Args),
     Image(image::Args),
     Images(images::Args),
     Import(import::Args),
@@ -35,6 +37,7 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Command::Completions(args) => Ok(completions::run(args)),
         Command::Diff(args) => diff::run(cli, args),
+        Command::Gateway(args) => gateway::run(cli, args),
         Command::Image(args) => image::run(cli, args),
         Command::Images(args) => images::run(cli, args),
         Command::Import(args) => import::run(cli, args),
