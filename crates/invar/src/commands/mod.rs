@@ -7,6 +7,7 @@ pub(crate) mod diff;
 mod drill;
 mod evidence;
 mod exec;
+mod gateway;
 mod image;
 mod images;
 mod import;
@@ -47,6 +48,7 @@ pub(crate) enum Command {
     DrillApp(crate::drill::app::Args),
     Evidence(evidence::Args),
     Exec(exec::Args),
+    Gateway(gateway::Args),
     Image(image::Args),
     Images(images::Args),
     Import(import::Args),
@@ -81,6 +83,7 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::DrillApp(args) => Ok(crate::drill::app::run(args)),
         Command::Evidence(args) => evidence::run(cli, args),
         Command::Exec(args) => exec::run(cli, args),
+        Command::Gateway(args) => gateway::run(cli, args),
         Command::Image(args) => image::run(cli, args),
         Command::Images(args) => images::run(cli, args),
         Command::Import(args) => import::run(cli, args),
