@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _};
 use std::sync::{Mutex, Once, PoisonError};
 
+use invar_sys::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SignalFd};
 use rustix::stdio::stdin;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
@@ -50,6 +51,20 @@ pub(crate) fn restore() {
         // The terminal may be gone, and then there is nothing to restore.
         tcsetattr(stdin(), OptionalActions::Now, &before).ok();
     }
+}
+
+/// Has signals that end this command give the terminal back first. To be called before any thread
+/// starts.
+pub(crate) fn restore_on_signals() -> io::Result<()> {
+    let signals = SignalFd::block(&[SIGHUP, SIGINT, SIGQUIT, SIGTERM])?;
+    std::thread::spawn(move || {
+        if let Ok(signal) = signals.wait() {
+            restore();
+            #[allow(clippy::exit, reason = "the other thread waits for the program")]
+            std::process::exit(128 + signal);
+        }
+    });
+    Ok(())
 }
 
 /// Fails when a program is to have a terminal and read from it, and there is none.
