@@ -8,6 +8,7 @@ use rustix::stdio::stdin;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::exit::failure;
+use crate::signals;
 
 /// How the terminal was before, while it is raw.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
@@ -56,7 +57,8 @@ pub(crate) fn restore() {
 /// Has signals that end this command give the terminal back first. To be called before any thread
 /// starts.
 pub(crate) fn restore_on_signals() -> io::Result<()> {
-    let signals = SignalFd::block(&[SIGHUP, SIGINT, SIGQUIT, SIGTERM])?;
+    let ends = signals::heeded(&[SIGHUP, SIGINT, SIGQUIT, SIGTERM]);
+    let signals = SignalFd::block(&ends)?;
     std::thread::spawn(move || {
         if let Ok(signal) = signals.wait() {
             restore();
