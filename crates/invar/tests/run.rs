@@ -359,6 +359,15 @@ fn twenty_containers_start_at_once() {
 }
 
 #[test]
+fn the_code_of_a_container_that_ends_at_once_is_never_lost() {
+    let invar = busybox();
+    for round in 0..60 {
+        let (code, _, said) = outcome(&invar, &["run", "--rm", "busybox", "sh", "-c", "exit 3"]);
+        assert_eq!(code, Some(3), "round {round}: {said}");
+    }
+}
+
+#[test]
 fn without_root_it_says_what_is_missing_and_how_to_get_it() {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
