@@ -4,6 +4,7 @@
 mod support;
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use fs_err as fs;
@@ -138,6 +139,8 @@ fn a_kept_stage_can_be_looked_at() {
         .path();
     let root = root.to_str().unwrap();
     assert!(out.contains(root), "{out}");
+    let mode = fs::metadata(root).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "others could read it");
     let listing = invar.run(&["--root", root, "evidence", "ls"]);
     assert!(listing.contains("sealed"), "{listing}");
     assert_eq!(
