@@ -27,6 +27,8 @@ mod id;
 mod limits;
 mod lines;
 mod open;
+#[cfg(test)]
+mod outside;
 mod replace;
 mod report;
 mod seal;
