@@ -11,7 +11,7 @@ use super::layer::{self, Form, failed};
 use super::pax::Pax;
 use crate::digest;
 use crate::error::{EvidenceError, Result};
-use crate::header::Gap;
+use crate::header::{Gap, Marks};
 use crate::seal::sums;
 use crate::tree::open_regular;
 
@@ -27,7 +27,7 @@ pub(super) enum Source {
         size: u64,
     },
     /// The upper directory of the evidence at this path.
-    Upper(PathBuf, Form),
+    Upper(PathBuf, Form, Marks),
     /// Files of the evidence at this path, as a tar.
     Files(PathBuf, Vec<String>),
 }
@@ -113,7 +113,7 @@ impl Source {
                 });
                 copied.map(drop).map_err(failed)
             }
-            Self::Upper(dir, form) => layer::write(dir, *form, out, gap),
+            Self::Upper(dir, form, marks) => layer::write(dir, *form, *marks, out, gap),
             Self::Files(dir, names) => files(dir, names, out),
         }
     }

@@ -16,7 +16,7 @@ use crate::capture::below::{self, Line};
 use crate::capture::{held, upper};
 use crate::digest::ContentDigest;
 use crate::error::{EvidenceError, Result};
-use crate::header::Gap;
+use crate::header::{Gap, Marks};
 use crate::lines::Lines;
 use crate::text;
 use crate::tree::entry::{Entry, EntryKind};
@@ -32,7 +32,6 @@ pub(super) enum Form {
     Raw,
 }
 
-const OVERLAY: &str = "trusted.overlay.";
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
@@ -40,12 +39,14 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 pub(super) fn write(
     dir: &Path,
     form: Form,
+    marks: Marks,
     out: &mut dyn Write,
     gap: &mut dyn FnMut(Gap),
 ) -> Result<()> {
     let mut writing = Writing {
         tar: Pax::new(out),
         form,
+        marks,
         gap,
     };
     let listing = upper::listing(dir, "upper");
@@ -67,6 +68,7 @@ pub(super) fn write(
 struct Writing<'a> {
     tar: Pax<'a>,
     form: Form,
+    marks: Marks,
     gap: &'a mut dyn FnMut(Gap),
 }
 
@@ -82,14 +84,18 @@ impl Writing<'_> {
         if self.form == Form::Raw {
             return self.raw(tree, entry);
         }
-        if is_mark(entry) {
+        let has = |mark| entry.attributes.contains_key(&self.mark_name(mark));
+        let is_marked = entry.kind == EntryKind::File && entry.size == 0 && has("whiteout");
+        if entry.is_whiteout() || is_marked {
             let mark = [WHITEOUT, name(&entry.path)].concat();
             return self.mark(&join(parent(&entry.path), &mark));
         }
         // Its content is below.
-        if entry.attributes.contains_key(&format!("{OVERLAY}metacopy")) {
+        if has("metacopy") {
             return Ok(());
         }
+        let opaque = entry.attributes.get(&self.mark_name("opaque"));
+        let hides_below = has("redirect") || opaque.is_some_and(|value| value == "eQ==");
         if !self.fits_a_layer(entry) {
             return Ok(());
         }
@@ -100,12 +106,15 @@ impl Writing<'_> {
             let content = self.tar.content(&mut File::from(file), size);
             content.map_err(failed)?;
         }
-        let opaque = entry.attributes.get(&format!("{OVERLAY}opaque"));
-        let is_opaque = opaque.is_some_and(|value| value == "eQ==");
-        if is_opaque || entry.attributes.contains_key(&format!("{OVERLAY}redirect")) {
+        if hides_below {
             self.mark(&join(&entry.path, OPAQUE))?;
         }
         Ok(())
+    }
+
+    /// The name of one of overlayfs's marks.
+    fn mark_name(&self, mark: &str) -> String {
+        format!("{}{mark}", self.marks.prefix())
     }
 
     fn below(&mut self, dir: &Path, line: &Line) -> Result<()> {
@@ -150,7 +159,7 @@ impl Writing<'_> {
     }
 
     fn put(&mut self, entry: &Entry, size: u64) -> Result<()> {
-        let records = attributes(entry, self.form);
+        let records = self.attributes(entry);
         self.tar
             .entry(&entry.path[1..], entry, size, records)
             .map_err(failed)
@@ -204,7 +213,7 @@ impl Writing<'_> {
         map.resize(map.len().next_multiple_of(512), 0);
         let data: u64 = extents.iter().map(|(_, length)| length).sum();
         let size = map.len() as u64 + data;
-        let mut records = attributes(entry, self.form);
+        let mut records = self.attributes(entry);
         for (key, value) in [
             ("GNU.sparse.major", b"1".to_vec()),
             ("GNU.sparse.minor", b"0".to_vec()),
@@ -227,18 +236,30 @@ impl Writing<'_> {
         self.tar.pad(size)
     }
 
+    /// Extended attributes as PAX records; overlayfs's own only in the raw form.
+    fn attributes(&self, entry: &Entry) -> Records {
+        let can_have = matches!(entry.kind, EntryKind::File | EntryKind::Directory);
+        let own = self.marks.prefix();
+        let fits = |name: &str| match self.form {
+            Form::Raw => true,
+            Form::Layer => can_have && !name.starts_with(own) && !name.starts_with("trusted."),
+        };
+        let values = entry.attributes.iter().filter(|(name, _)| fits(name));
+        values
+            .filter_map(|(name, value)| {
+                Some((format!("SCHILY.xattr.{name}"), BASE64.decode(value).ok()?))
+            })
+            // Neither may be in a record's key.
+            .filter(|(name, _)| !name.contains(['=', '\n', '\\']))
+            .collect()
+    }
+
     fn skip(&mut self, entry: &Entry, reason: &str) {
         (self.gap)(Gap {
             what: text::shown(&entry.path),
             reason: reason.to_owned(),
         });
     }
-}
-
-/// Whether an entry stands for a deletion: a whiteout, or a marked empty file.
-fn is_mark(entry: &Entry) -> bool {
-    let is_marked = entry.attributes.contains_key(&format!("{OVERLAY}whiteout"));
-    entry.is_whiteout() || (entry.kind == EntryKind::File && entry.size == 0 && is_marked)
 }
 
 fn open(tree: BorrowedFd<'_>, entry: &Entry) -> Result<Option<OwnedFd>> {
@@ -248,23 +269,6 @@ fn open(tree: BorrowedFd<'_>, entry: &Entry) -> Result<Option<OwnedFd>> {
     let opened = open_file(tree, &entry.path);
     let shown = text::shown(&entry.path);
     opened.map(Some).map_err(EvidenceError::io("open", shown))
-}
-
-/// Extended attributes as PAX records; overlayfs's own only in the raw form.
-fn attributes(entry: &Entry, form: Form) -> Records {
-    let has_attributes = matches!(entry.kind, EntryKind::File | EntryKind::Directory);
-    let fits = |name: &str| match form {
-        Form::Raw => true,
-        Form::Layer => has_attributes && !name.starts_with(OVERLAY),
-    };
-    let values = entry.attributes.iter().filter(|(name, _)| fits(name));
-    values
-        .filter_map(|(name, value)| {
-            Some((format!("SCHILY.xattr.{name}"), BASE64.decode(value).ok()?))
-        })
-        // Neither may be in a record's key.
-        .filter(|(name, _)| !name.contains(['=', '\n', '\\']))
-        .collect()
 }
 
 fn extents(file: &OwnedFd, size: u64) -> io::Result<Vec<(u64, u64)>> {

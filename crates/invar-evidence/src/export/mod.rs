@@ -32,7 +32,7 @@ use crate::capture::{below, changes, log, timeline};
 use crate::custody::{self, Action};
 use crate::digest;
 use crate::error::{EvidenceError, Result};
-use crate::header::{self, Gap, Header};
+use crate::header::{self, Gap, Header, Marks};
 use crate::id::EvidenceId;
 use crate::seal::dsse::{self, Sealed};
 use crate::seal::key::PrivateKey;
@@ -124,6 +124,8 @@ struct Archive {
     /// Descriptors for `index.json`.
     manifests: Vec<Value>,
     docker: Option<Value>,
+    /// The original configuration of the image.
+    image_config: Option<Value>,
 }
 
 impl Archive {
@@ -136,7 +138,7 @@ impl Archive {
         tag: &str,
         gaps: &mut Vec<Gap>,
     ) -> Result<Value> {
-        let upper = Source::Upper(evidence.dir.clone(), Form::Layer);
+        let upper = Source::Upper(evidence.dir.clone(), Form::Layer, header.marks);
         let changed = Blob::new(LAYER, None, upper, &mut |gap| gaps.push(gap))?;
         let (original, layers) = match image {
             Some(image) => {
@@ -156,7 +158,8 @@ impl Archive {
         let config = config(original.as_deref(), header, &changed.sha256)?;
         let config = self.bytes(CONFIG, None, config)?;
         if let Some(original) = original {
-            self.bytes(CONFIG, Some("image-config.json"), original)?;
+            let original = self.bytes(CONFIG, Some("image-config.json"), original)?;
+            self.image_config = Some(original);
         }
         let layers: Vec<Blob> = layers.into_iter().chain([changed]).collect();
         let manifest = json!({
@@ -202,8 +205,13 @@ impl Archive {
                 )?);
             }
         }
-        let upper = Source::Upper(dir.clone(), Form::Raw);
+        let marks = evidence
+            .header
+            .as_ref()
+            .map_or_else(Marks::default, |header| header.marks);
+        let upper = Source::Upper(dir.clone(), Form::Raw, marks);
         layers.push(self.add(TAR, Some("upper.tar"), upper)?);
+        layers.extend(self.image_config.take());
         self.artifact(ARTIFACT, &evidence.id, &layers, subject, None)
     }
 

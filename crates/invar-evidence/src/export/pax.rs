@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn the_length_of_a_record_counts_itself() {
-        for (length, expected) in [(1, "7 a=x\n"), (93, ""), (94, "")] {
+        for (length, expected) in [(1, "6 a=x\n"), (93, ""), (94, "")] {
             let mut body = Vec::new();
             record(&mut body, "a", &vec![b'x'; length]);
             let text = String::from_utf8(body).unwrap();
