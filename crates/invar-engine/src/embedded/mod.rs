@@ -31,7 +31,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use fs_err as fs;
-use invar_image::ImageStore;
+use invar_image::{Digest, ImageStore};
 use invar_sys::process::{Identity, send_signal, wait_for_end};
 use invar_sys::signal::{SIGKILL, SIGTERM, SIGWINCH};
 use jiff::Timestamp;
@@ -172,6 +172,11 @@ impl EmbeddedEngine {
 impl Engine for EmbeddedEngine {
     fn kind(&self) -> &'static str {
         KIND
+    }
+
+    fn save_image(&self, image: &str, output: &mut dyn std::io::Write) -> Result<()> {
+        let image = self.images.get(&Digest::parse(image)?)?;
+        Ok(self.images.save(&image, output)?)
     }
 
     fn list(&self) -> Result<Vec<Container>> {
