@@ -6,6 +6,7 @@ import statistics
 import time
 
 import peers
+from gateway import gateway
 from table import Row
 
 MANY_FILES = "i=0; while [ $i -lt 100 ]; do mkdir /data/$i; j=0; while [ $j -lt 1000 ]; do : > /data/$i/$j; j=$((j+1)); done; i=$((i+1)); done"
@@ -115,7 +116,7 @@ def memory(bench, _rounds: int) -> list:
         "docker": bench.docker.run("inspect", "-f", "{{.State.Pid}}", docker),
     }
     time.sleep(1)
-    pss = {name: proportional_set_size(parent(pid)) for name, pid in pids.items()}
+    pss = {name: peers.proportional_set_size(parent(pid)) for name, pid in pids.items()}
     for engine in (bench.invar, bench.podman, bench.docker):
         engine.remove_all()
     return [
@@ -128,11 +129,6 @@ def memory(bench, _rounds: int) -> list:
 def parent(pid) -> int:
     status = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:")))
-
-
-def proportional_set_size(pid: int) -> float:
-    rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
-    return 1024.0 * int(next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")))
 
 
 def import_rootfs(bench, rounds: int) -> list:
@@ -165,4 +161,5 @@ ALL = {
     "diff": diff,
     "capture": capture,
     "import": import_rootfs,
+    "gateway": gateway,
 }

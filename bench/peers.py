@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,22 @@ def seconds(command: list, output=subprocess.DEVNULL) -> float:
     if done.returncode != 0:
         sys.exit(f"bench: {' '.join(command)} ended with {done.returncode}: {done.stderr.decode()}")
     return taken
+
+
+def proportional_set_size(pid: int) -> float:
+    rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
+    return 1024.0 * int(next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")))
+
+
+def raise_descriptor_limit(count: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, max(count, hard)))
+
+
+def invar_binary() -> pathlib.Path:
+    target = next(line[6:] for line in checked(["rustc", "-vV"]).splitlines() if line.startswith("host: "))
+    directory = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", PROJECT / "target"))
+    return directory / target / "release" / "invar"
 
 
 class Bench:
@@ -101,8 +118,7 @@ class Invar(Engine):
     name = "invar"
 
     def __init__(self, bench):
-        target = next(line[6:] for line in checked(["rustc", "-vV"]).splitlines() if line.startswith("host: "))
-        self.binary = PROJECT / "target" / target / "release" / "invar"
+        self.binary = invar_binary()
         self.root = bench.directory / "invar"
         self.prefix = [self.binary, "--root", self.root]
         self.run("import", "busybox", bench.rootfs)

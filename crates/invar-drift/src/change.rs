@@ -1,11 +1,16 @@
 //! One changed path: two verdicts, why, and how bad it looks.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::ser::{SerializeSeq as _, SerializeStruct as _};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::judge::Finding;
+use crate::detail::Detail;
+use crate::patch::Patch;
+use crate::rules::Finding;
+use crate::text::{escape, hex};
 
 /// What happened to a path. The letters are Docker's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -22,6 +27,13 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The kind a letter of `docker diff` stands for.
+    pub fn from_letter(letter: char) -> Option<Self> {
+        [Self::Changed, Self::Added, Self::Deleted]
+            .into_iter()
+            .find(|kind| kind.letter() == letter)
+    }
+
     /// `C`, `A` or `D`, as `docker diff` prints it.
     pub fn letter(self) -> char {
         match self {
@@ -52,6 +64,15 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// All of them, mildest first.
+    pub const ALL: [Self; 5] = [
+        Self::Info,
+        Self::Low,
+        Self::Medium,
+        Self::High,
+        Self::Critical,
+    ];
+
     /// Its name in lower case.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -167,26 +188,33 @@ pub struct Change {
     /// How bad it looks.
     pub severity: Severity,
     /// Which rule says so.
-    pub finding: Option<&'static Finding>,
+    pub finding: Option<Arc<Finding>>,
+    /// Both states in full, when asked for.
+    pub detail: Option<Box<Detail>>,
+    /// How the text changed, when asked for.
+    pub patch: Option<Box<Patch>>,
 }
 
 impl Change {
-    /// The path as text, with control characters and invalid UTF-8 escaped; the exact bytes too
-    /// when that was needed.
+    /// The path as text, with everything escaped that could deceive a reader; the exact bytes in
+    /// hexadecimal too when that was needed.
     pub fn path_text(&self) -> (String, Option<String>) {
-        match std::str::from_utf8(&self.path) {
-            Ok(text) if !text.chars().any(|c| c.is_control() || c == '\\') => {
-                (text.to_owned(), None)
-            }
-            _ => (self.path.escape_ascii().to_string(), Some(hex(&self.path))),
+        match escape(&self.path) {
+            Cow::Borrowed(text) => (text.to_owned(), None),
+            Cow::Owned(text) => (text, Some(hex(&self.path))),
         }
+    }
+
+    /// Whether it is only on the way to a change.
+    pub fn is_ancestor(&self) -> bool {
+        self.compatible == Some(Kind::Changed) && self.actual.is_none() && self.finding.is_none()
     }
 }
 
 impl Serialize for Change {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (path, exact) = self.path_text();
-        let mut fields = serializer.serialize_struct("Change", 7)?;
+        let mut fields = serializer.serialize_struct("Change", 9)?;
         fields.serialize_field("path", &path)?;
         if let Some(exact) = exact {
             fields.serialize_field("path_hex", &exact)?;
@@ -195,18 +223,15 @@ impl Serialize for Change {
         fields.serialize_field("actual", &self.actual)?;
         fields.serialize_field("reasons", &self.reasons)?;
         fields.serialize_field("severity", &self.severity)?;
-        if let Some(finding) = self.finding {
-            fields.serialize_field("finding", finding)?;
+        if let Some(finding) = &self.finding {
+            fields.serialize_field("finding", &**finding)?;
+        }
+        if let Some(detail) = &self.detail {
+            fields.serialize_field("detail", &**detail)?;
+        }
+        if let Some(patch) = &self.patch {
+            fields.serialize_field("patch", &**patch)?;
         }
         fields.end()
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .map(|digit| char::from(DIGITS[usize::from(digit)]))
-        .collect()
 }

@@ -1,9 +1,7 @@
 //! Two entries compared: Docker's way, and truly.
 
 use std::ffi::CStr;
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 use rustix::fs::{FileType, Statx, StatxTimestamp};
 use rustix::io::Result;
@@ -12,7 +10,7 @@ use crate::change::{Reason, Reasons};
 use crate::dir::{Attribute, attributes, file_type, link_target};
 use crate::overlay::Namespace;
 
-const CAPABILITY: &CStr = c"security.capability";
+pub(crate) const CAPABILITY: &CStr = c"security.capability";
 /// Set by the host's security module according to where a file lies, not by the container.
 const LABEL: &CStr = c"security.selinux";
 const S_IFDIR: u16 = 0o040_000;
@@ -110,33 +108,4 @@ fn device(stat: &Statx) -> (u32, u32) {
 
 fn instant(time: &StatxTimestamp) -> (i64, u32) {
     (time.tv_sec, time.tv_nsec)
-}
-
-/// Whether two files of one size hold the same bytes. Reads until the first difference.
-pub(crate) fn same_content(new: OwnedFd, old: OwnedFd) -> io::Result<bool> {
-    const BLOCK: usize = 64 * 1024;
-    let (mut new, mut old) = (File::from(new), File::from(old));
-    let (mut left, mut right) = (vec![0_u8; BLOCK], vec![0_u8; BLOCK]);
-    loop {
-        let length = fill(&mut new, &mut left)?;
-        if fill(&mut old, &mut right)? != length || left[..length] != right[..length] {
-            return Ok(false);
-        }
-        if length < BLOCK {
-            return Ok(true);
-        }
-    }
-}
-
-fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while length < buffer.len() {
-        match file.read(&mut buffer[length..]) {
-            Ok(0) => break,
-            Ok(read) => length += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(length)
 }

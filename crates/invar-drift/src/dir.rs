@@ -13,6 +13,8 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, Result};
 
+use crate::content::Content;
+
 /// Longest piece of a path handed to the kernel at once; `PATH_MAX` is 4096 with the final NUL.
 const PIECE: usize = 4000;
 /// Bytes of names fetched by one call.
@@ -72,21 +74,33 @@ pub(crate) fn open_dir(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd> {
     open_beneath(root, path, flags)
 }
 
-/// Opens a regular file for reading; anything else is refused without waiting or side effect.
-pub(crate) fn open_file(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd> {
+/// Opens a regular file for reading. Anything else in its place is `NOENT`, without waiting or
+/// side effect.
+pub(crate) fn open_file(root: BorrowedFd<'_>, path: &[u8]) -> Result<Content> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     // A device or FIFO must not even be opened: look at it first, then open what was looked at.
     let seen = open_beneath(root, path, OFlags::PATH | OFlags::NOFOLLOW)?;
     let seen = inode(&stat(seen.as_fd(), c"")?);
     if seen.2 != FileType::RegularFile {
-        return Err(Errno::INVAL);
+        return Err(Errno::NOENT);
     }
     let file = open_beneath(root, path, flags)?;
-    if inode(&stat(file.as_fd(), c"")?) == seen {
-        Ok(file)
-    } else {
-        Err(Errno::NOENT)
+    let stat = stat(file.as_fd(), c"")?;
+    if inode(&stat) != seen {
+        return Err(Errno::NOENT);
     }
+    Ok(Content {
+        file,
+        size: stat.stx_size,
+    })
+}
+
+/// Whether an error means that something else is in a path's place than was there a moment ago.
+pub(crate) fn has_changed(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE | Errno::NODATA
+    )
 }
 
 fn inode(stat: &Statx) -> (u64, (u32, u32), FileType) {
@@ -97,25 +111,90 @@ fn inode(stat: &Statx) -> (u64, (u32, u32), FileType) {
     )
 }
 
-/// Every name in a directory, `.` and `..` left out.
-pub(crate) fn names(dir: &OwnedFd) -> Result<Vec<CString>> {
+/// The names in a directory, in one piece of memory.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    /// Each name with its NUL.
+    bytes: Vec<u8>,
+    entries: Vec<Listed>,
+}
+
+/// One entry as its directory tells it.
+#[derive(Debug, Clone, Copy)]
+struct Listed {
+    inode: u64,
+    /// Where its name begins.
+    start: usize,
+    file_type: FileType,
+}
+
+impl Names {
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// A name and its type; `Unknown` where the file system does not tell.
+    pub(crate) fn get(&self, index: usize) -> (&CStr, FileType) {
+        let entry = self.entries[index];
+        let name = CStr::from_bytes_until_nul(&self.bytes[entry.start..]);
+        (
+            name.expect("each name was stored with its NUL"),
+            entry.file_type,
+        )
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&CStr, FileType)> {
+        (0..self.len()).map(|index| self.get(index))
+    }
+
+    fn push(&mut self, name: &CStr, inode: u64, file_type: FileType) {
+        self.entries.push(Listed {
+            inode,
+            start: self.bytes.len(),
+            file_type,
+        });
+        self.bytes.extend_from_slice(name.to_bytes_with_nul());
+    }
+
+    /// Those that are kept.
+    pub(crate) fn filtered(&self, mut keep: impl FnMut(&CStr) -> bool) -> Self {
+        let mut kept = Self::default();
+        for (index, entry) in self.entries.iter().enumerate() {
+            let (name, file_type) = self.get(index);
+            if keep(name) {
+                kept.push(name, entry.inode, file_type);
+            }
+        }
+        kept
+    }
+}
+
+/// Every name in a directory, `.` and `..` left out, by inode number: inodes that were made one
+/// after the other lie together, in memory and on disk, and are looked at faster in that order.
+pub(crate) fn names(dir: &OwnedFd) -> Result<Names> {
     let mut buffer = vec![MaybeUninit::uninit(); LISTING];
     let mut entries = RawDir::new(dir, &mut buffer);
-    let mut names = Vec::new();
+    let mut names = Names::default();
     while let Some(entry) = entries.next() {
         let entry = entry?;
         let name = entry.file_name();
         if name != c"." && name != c".." {
-            names.push(name.to_owned());
+            names.push(name, entry.ino(), entry.file_type());
         }
     }
+    names.entries.sort_unstable_by_key(|entry| entry.inode);
     Ok(names)
 }
 
 /// What the kernel says of an entry; links are not followed. An empty name is the handle itself.
 pub(crate) fn stat(dir: BorrowedFd<'_>, name: &CStr) -> Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    statx(dir, name, flags, StatxFlags::BASIC_STATS)
+    statx(
+        dir,
+        name,
+        flags,
+        StatxFlags::BASIC_STATS | StatxFlags::BTIME,
+    )
 }
 
 /// As [`stat`], with `None` for what is not there.
@@ -132,9 +211,12 @@ pub(crate) fn file_type(stat: &Statx) -> FileType {
     FileType::from_raw_mode(u32::from(stat.stx_mode))
 }
 
-/// Where a symbolic link leads.
+/// Where a symbolic link leads. Anything else in its place is `NOENT`.
 pub(crate) fn link_target(dir: BorrowedFd<'_>, name: &CStr) -> Result<CString> {
-    readlinkat(dir, name, Vec::new())
+    readlinkat(dir, name, Vec::new()).map_err(|errno| match errno {
+        Errno::INVAL => Errno::NOENT,
+        errno => errno,
+    })
 }
 
 /// One extended attribute: its name and value.

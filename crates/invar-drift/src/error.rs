@@ -20,6 +20,9 @@ pub enum DriftError {
         #[source]
         source: io::Error,
     },
+    /// The container was removed while it was compared.
+    #[error("the container was removed while it was compared: what was found is not all")]
+    Removed,
     /// The names alone would fill the memory.
     #[error(
         "the changed paths are longer than {limit} bytes together, at {}; the container made a \

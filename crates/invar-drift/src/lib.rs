@@ -16,31 +16,58 @@
 #![forbid(unsafe_code)]
 
 mod ancestors;
+mod capability;
 mod change;
 mod compare;
+mod content;
+mod detail;
 mod dir;
 mod entries;
 mod error;
+mod glob;
+mod hardlinks;
 mod judge;
+mod look;
+mod mounts;
+mod origin;
 mod overlay;
+mod patch;
+mod renames;
 mod rules;
+mod text;
+mod volumes;
 mod walk;
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
+pub use capability::FileCapability;
 pub use change::{Change, Kind, Reason, Reasons, Severity};
+pub use detail::{Detail, Digest, Provenance, State, Time, Xattr, type_name};
 pub use dir::{Attribute, attributes, open_beneath};
 pub use error::{DriftError, Result};
-pub use judge::Finding;
+pub use glob::Glob;
+pub use mounts::{Mount, MountKind, ProcessRoot, namespace_of};
 pub use overlay::Namespace;
+pub use patch::Patch;
+pub use rules::{Finding, Rules, RulesError};
+pub use text::{escape, escape_line};
+pub use volumes::{Listing, Present, list as list_mount};
 
 /// What to look at.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Compare the content of files whose size is the same; without it, no file is read.
+    /// Read content: compare files whose size is the same, and look for what rules name. Without
+    /// it, no file is read.
     pub content: bool,
+    /// Give both states of each path in full; with `content`, digests too.
+    pub detail: bool,
+    /// Show how small text files changed; needs `content`.
+    pub patch: bool,
     /// Which extended attributes the overlay keeps its marks in.
     pub namespace: Namespace,
+    /// How changes are judged; `None` for the rules that come with Invar.
+    pub rules: Option<Arc<Rules>>,
 }
 
 /// What a comparison found.
@@ -51,6 +78,9 @@ pub struct Comparison {
     /// Files copied up with the size and times they have in the image, whose content was not
     /// compared: an edit that restored the time would be among them.
     pub unread: u64,
+    /// Paths that were replaced or removed while they were looked at; not zero only when the
+    /// container runs.
+    pub unstable: u64,
 }
 
 /// Compares an overlay's upper directory with the merged, read-only directory below it.
@@ -70,5 +100,42 @@ pub fn compare(
     upper: BorrowedFd<'_>,
     options: &Options,
 ) -> Result<Comparison> {
-    walk::Walk::new(lower, upper, *options).run()
+    walk::Walk::new(lower, upper, options).run()
+}
+
+/// A change that only an engine tells of: judged by its name alone, and true only as far as the
+/// engine looks.
+pub fn reported(kind: Kind, path: Vec<u8>, rules: &Rules) -> Change {
+    let candidates = rules.in_directory(overlay::parent(&path));
+    let rule = judge::Facts::of_name(&path, kind).judge(&candidates);
+    judge::change(path, Some(kind), None, Reasons::default(), rule)
+}
+
+/// The engine's own list, each directory before what is in it.
+pub fn sort(changes: &mut [Change]) {
+    changes.sort_by(|a, b| ancestors::tree_order(&a.path, &b.path));
+}
+
+/// What reads bytes from outside, for fuzzing; nothing else uses it.
+#[doc(hidden)]
+pub mod fuzzing {
+    use crate::{FileCapability, Glob, RulesError, origin, rules};
+
+    /// A file of rules.
+    pub fn rules(text: &str) -> Result<(), RulesError> {
+        rules::check(text)
+    }
+
+    /// The values of extended attributes that are decoded.
+    pub fn attributes(value: &[u8]) {
+        if let Some(capability) = FileCapability::decode(value) {
+            drop(capability.to_string());
+        }
+        drop(origin::decode(value));
+    }
+
+    /// A pattern for paths against a path.
+    pub fn glob(pattern: &str, path: &[u8]) -> bool {
+        Glob::parse(pattern).is_ok_and(|glob| glob.fits(path))
+    }
 }

@@ -44,6 +44,27 @@ impl Namespace {
         }
     }
 
+    /// The attribute that says what a renamed entry was called.
+    pub(crate) fn redirect(self) -> &'static CStr {
+        self.names()[2]
+    }
+
+    /// The attribute that names the image's file which a file of upper is a copy of.
+    pub(crate) fn origin(self) -> &'static CStr {
+        match self {
+            Self::Trusted => c"trusted.overlay.origin",
+            Self::User => c"user.overlay.origin",
+        }
+    }
+
+    /// The attribute of a file with several names that an overlay with `index=on` copied up.
+    pub(crate) fn names_counted(self) -> &'static CStr {
+        match self {
+            Self::Trusted => c"trusted.overlay.nlink",
+            Self::User => c"user.overlay.nlink",
+        }
+    }
+
     /// Whether an attribute is the overlay's own and not the container's.
     pub(crate) fn owns(self, attribute: &CStr) -> bool {
         attribute
@@ -101,7 +122,7 @@ pub(crate) fn is_xwhiteout(
 
 /// Where the content of a file in upper is.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Content {
+pub(crate) enum Location {
     /// In upper, as usual.
     Here,
     /// Below, under the same name; upper has only the metadata and reads as zeros.
@@ -110,7 +131,7 @@ pub(crate) enum Content {
     Redirected(Vec<u8>),
 }
 
-impl Content {
+impl Location {
     pub(crate) fn of(dir: BorrowedFd<'_>, name: &CStr, namespace: Namespace) -> Result<Self> {
         let [_, metacopy, redirect] = namespace.names();
         if get_attribute(dir, name, metacopy)?.is_none() {
@@ -124,10 +145,12 @@ impl Content {
 /// The path below that a redirect names, given where its directory is below. `None` when it makes
 /// no sense; the kernel refuses such a mark as well.
 pub(crate) fn follow(redirect: &[u8], parent: Option<&[u8]>) -> Option<Vec<u8>> {
-    if redirect.first() == Some(&b'/') {
-        return Some(redirect.to_vec());
+    let is_name = |name: &[u8]| !matches!(name, b"" | b"." | b"..") && !name.contains(&0);
+    if let Some(path) = redirect.strip_prefix(b"/") {
+        let is_path = path.split(|byte| *byte == b'/').all(is_name);
+        return is_path.then(|| redirect.to_vec());
     }
-    let is_name = !redirect.is_empty() && !redirect.contains(&b'/');
+    let is_name = is_name(redirect) && !redirect.contains(&b'/');
     parent
         .filter(|_| is_name)
         .map(|parent| join(parent, redirect))

@@ -4,35 +4,63 @@
 //! roots. So neither the stack nor the number of open handles grows with the depth of a tree,
 //! and jobs run on all cores in any order.
 
-use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rayon::Scope;
-use rustix::fs::{FileType, Statx};
+use rustix::fs::Statx;
 use rustix::io::Errno;
 
-use crate::change::{Change, Kind, Reason, Reasons};
-use crate::compare::{self, Entry};
-use crate::dir::{file_type, open_dir, open_file, stat, stat_if_present};
-use crate::entries::{Chunk, Entries};
-use crate::overlay::{Content, DirMarks, follow, is_whiteout, is_xwhiteout, join, parent};
-use crate::{Comparison, DriftError, Options, Result, ancestors, judge};
+use crate::change::Change;
+use crate::dir::{has_changed, open_dir, stat};
+use crate::entries::{self, Chunk};
+use crate::look::Look;
+use crate::origin::Origin;
+use crate::overlay::{DirMarks, follow, is_whiteout, is_xwhiteout, parent};
+use crate::rules::Rules;
+use crate::{Comparison, DriftError, Namespace, Options, Result, ancestors, hardlinks, renames};
 
 /// All changed paths together; far beyond a million ordinary ones.
 const PATH_BYTES_LIMIT: u64 = 2 << 30;
+/// What a change with its detail takes beside its path, about.
+const DETAIL_BYTES: u64 = 1024;
 
 /// One comparison under way.
 pub(crate) struct Walk<'a> {
-    lower: BorrowedFd<'a>,
-    upper: BorrowedFd<'a>,
-    options: Options,
-    changes: Mutex<Vec<Change>>,
+    pub(crate) lower: BorrowedFd<'a>,
+    pub(crate) upper: BorrowedFd<'a>,
+    pub(crate) options: &'a Options,
+    pub(crate) rules: Arc<Rules>,
+    found: Mutex<Found>,
     failure: Mutex<Option<DriftError>>,
     has_failed: AtomicBool,
-    path_bytes: AtomicU64,
-    unread: AtomicU64,
+    bytes: AtomicU64,
+    pub(crate) unread: AtomicU64,
+    pub(crate) unstable: AtomicU64,
+    /// Bytes of text shown as patches.
+    pub(crate) patched: AtomicU64,
+}
+
+/// What the jobs bring home.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub(crate) changes: Vec<Change>,
+    /// Paths that hold what the image has elsewhere.
+    pub(crate) moved: Vec<(Vec<u8>, Origin)>,
+    /// Paths of files that were copied up and are as they were, though they have several names.
+    pub(crate) unchanged_links: Vec<Vec<u8>>,
+    /// Files of upper that stand for several names of the image (`index=on`).
+    pub(crate) indexed: Vec<(Origin, Vec<u8>)>,
+}
+
+impl Found {
+    fn append(&mut self, other: &mut Self) {
+        self.changes.append(&mut other.changes);
+        self.moved.append(&mut other.moved);
+        self.unchanged_links.append(&mut other.unchanged_links);
+        self.indexed.append(&mut other.indexed);
+    }
 }
 
 /// A directory of the merged tree.
@@ -46,13 +74,8 @@ pub(crate) struct Place {
     pub(crate) source: Option<Vec<u8>>,
     /// Whether the image has a directory at `path`, to compare with.
     pub(crate) in_base: bool,
-}
-
-/// An entry of the merged tree, and where it comes from.
-#[derive(Clone, Copy)]
-enum Layer<'a> {
-    Upper(Entry<'a>),
-    Below(Entry<'a>),
+    /// Where the overlay keeps its marks; set when empty marked files may be whiteouts too.
+    pub(crate) xwhiteouts: Option<Namespace>,
 }
 
 /// The handles of a [`Place`].
@@ -63,16 +86,19 @@ pub(crate) struct Handles {
 }
 
 impl<'a> Walk<'a> {
-    pub(crate) fn new(lower: BorrowedFd<'a>, upper: BorrowedFd<'a>, options: Options) -> Self {
+    pub(crate) fn new(lower: BorrowedFd<'a>, upper: BorrowedFd<'a>, options: &'a Options) -> Self {
         Self {
             lower,
             upper,
             options,
-            changes: Mutex::default(),
+            rules: options.rules.clone().unwrap_or_else(Rules::builtin),
+            found: Mutex::default(),
             failure: Mutex::default(),
             has_failed: AtomicBool::new(false),
-            path_bytes: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
             unread: AtomicU64::new(0),
+            unstable: AtomicU64::new(0),
+            patched: AtomicU64::new(0),
         }
     }
 
@@ -82,64 +108,80 @@ impl<'a> Walk<'a> {
             in_upper: true,
             source: Some(b"/".to_vec()),
             in_base: true,
+            xwhiteouts: None,
         };
         rayon::scope(|scope| self.spawn(scope, root));
-        if let Some(error) = self.failure.into_inner().unwrap_or_default() {
+        // Also why listing it may have failed.
+        self.require_upper()?;
+        if let Some(error) = locked(&self.failure).take() {
             return Err(error);
         }
-        let changes = self.changes.into_inner().unwrap_or_default();
+        let mut found = std::mem::take(&mut *locked(&self.found));
+        hardlinks::add(&self, &mut found)?;
+        let mut changes = ancestors::complete(std::mem::take(&mut found.changes));
+        renames::name(&self, &found, &mut changes)?;
         Ok(Comparison {
-            changes: ancestors::complete(changes),
+            changes,
             unread: self.unread.into_inner(),
+            unstable: self.unstable.into_inner(),
         })
     }
 
-    fn spawn<'s>(&'s self, scope: &Scope<'s>, place: Place) {
+    /// A removed directory has no name left; what the walk found of it is then not all.
+    fn require_upper(&self) -> Result<()> {
+        match stat(self.upper, c"") {
+            Ok(stat) if stat.stx_nlink > 0 => Ok(()),
+            Ok(_) => Err(DriftError::Removed),
+            Err(errno) => Err(read_error("look at", b"/", errno)),
+        }
+    }
+
+    pub(crate) fn spawn<'s>(&'s self, scope: &Scope<'s>, place: Place) {
         scope.spawn(move |scope| {
-            let path = place.path.clone();
-            self.note_failure(&path, || self.directory(scope, place));
+            let place = Arc::new(place);
+            self.note_failure(&Arc::clone(&place), || self.directory(scope, place));
         });
     }
 
     /// Runs one job unless another has failed. What vanished meanwhile is no failure.
-    fn note_failure(&self, path: &[u8], job: impl FnOnce() -> Result<()>) {
+    fn note_failure(&self, place: &Place, job: impl FnOnce() -> Result<()>) {
         if self.has_failed.load(Ordering::Relaxed) {
             return;
         }
         let Err(error) = job() else { return };
         if let DriftError::Read { source, .. } = &error
-            && source.kind() == std::io::ErrorKind::NotFound
-            && path != b"/"
+            && Errno::from_io_error(source).is_some_and(has_changed)
+            && place.path != b"/"
         {
+            self.unstable.fetch_add(1, Ordering::Relaxed);
             return;
         }
         self.has_failed.store(true, Ordering::Relaxed);
-        if let Ok(mut failure) = self.failure.lock() {
-            failure.get_or_insert(error);
-        }
+        locked(&self.failure).get_or_insert(error);
     }
 
     /// Lists one directory and hands its entries on in chunks.
-    fn directory<'s>(&'s self, scope: &Scope<'s>, mut place: Place) -> Result<()> {
+    fn directory<'s>(&'s self, scope: &Scope<'s>, place: Arc<Place>) -> Result<()> {
+        let mut place = Arc::unwrap_or_clone(place);
         let upper = self.open_upper(&place)?;
-        let mut has_xwhiteouts = false;
         if let Some(upper) = &upper {
-            let marks = DirMarks::read(upper.as_fd(), self.options.namespace)
+            let namespace = self.options.namespace;
+            let marks = DirMarks::read(upper.as_fd(), namespace)
                 .map_err(|errno| read_error("list", &place.path, errno))?;
-            has_xwhiteouts = marks.has_xwhiteouts;
-            place.apply(&marks);
+            place.apply(&marks, namespace);
         }
         let handles = self.open_below(&mut place, upper)?;
-        let entries = Entries::list(&place, &handles)
+        let place = Arc::new(place);
+        let lists = entries::list(&place, &handles)
             .map_err(|errno| read_error("list", &place.path, errno))?;
-        let mut chunks = entries.chunks(&place, has_xwhiteouts).into_iter();
+        let mut chunks = entries::chunks(lists, &place).into_iter();
         // The first is done at once with the handles there are; most directories have no other.
         let first = chunks.next();
         for chunk in chunks {
             scope.spawn(move |scope| {
-                self.note_failure(&chunk.place.path, || {
+                self.note_failure(&chunk.place, || {
                     let upper = self.open_upper(&chunk.place)?;
-                    let handles = self.open_below(&mut chunk.place.clone(), upper)?;
+                    let handles = self.open_below(&mut Place::clone(&chunk.place), upper)?;
                     self.entries(scope, &chunk, &handles)
                 });
             });
@@ -185,205 +227,49 @@ impl<'a> Walk<'a> {
     }
 
     fn entries<'s>(&'s self, scope: &Scope<'s>, chunk: &Chunk, handles: &Handles) -> Result<()> {
-        let mut found = Vec::new();
-        let mut bytes = 0;
-        let mut each = |name: &CString, judged: rustix::io::Result<Option<Change>>| {
-            match judged {
-                Ok(Some(change)) => {
-                    bytes += change.path.len() as u64;
-                    found.push(change);
+        let mut look = Look::new(self, chunk, handles);
+        for (name, file_type) in chunk.names() {
+            match look.entry(scope, name, file_type) {
+                Ok(()) => {}
+                // Gone or another since it was listed.
+                Err(errno) if has_changed(errno) => {
+                    self.unstable.fetch_add(1, Ordering::Relaxed);
                 }
-                // Nothing to say, or gone since it was listed.
-                Ok(None) | Err(Errno::NOENT) => {}
-                Err(errno) => {
-                    let path = join(&chunk.place.path, name.to_bytes());
-                    return Err(read_error("look at", &path, errno));
-                }
+                Err(errno) => return Err(read_error("look at", &look.path_of(name), errno)),
             }
-            Ok(())
-        };
-        for name in &chunk.deleted {
-            each(
-                name,
-                Ok(Some(judge::deleted(join(
-                    &chunk.place.path,
-                    name.to_bytes(),
-                )))),
-            )?;
         }
-        for name in &chunk.upper {
-            each(name, self.upper_entry(scope, chunk, handles, name))?;
-        }
-        for name in &chunk.shown {
-            each(name, self.shown_entry(scope, chunk, handles, name))?;
-        }
-        if self.path_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > PATH_BYTES_LIMIT {
+        let found = &mut look.found;
+        // Sorted pieces are cheaper to sort as a whole, and this is done on all cores.
+        let name = chunk.place.path.len();
+        found
+            .changes
+            .sort_unstable_by(|a, b| a.path.get(name..).cmp(&b.path.get(name..)));
+        let bytes: u64 = found.changes.iter().map(weight).sum();
+        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > PATH_BYTES_LIMIT {
             return Err(DriftError::TooLarge {
                 path: chunk.place.path.clone(),
                 limit: PATH_BYTES_LIMIT,
             });
         }
-        if let Ok(mut changes) = self.changes.lock() {
-            changes.append(&mut found);
-        }
+        locked(&self.found).append(found);
         Ok(())
     }
+}
 
-    /// An entry that upper has: a whiteout, or something that is compared with the base.
-    fn upper_entry<'s>(
-        &'s self,
-        scope: &Scope<'s>,
-        chunk: &Chunk,
-        handles: &Handles,
-        name: &CStr,
-    ) -> rustix::io::Result<Option<Change>> {
-        let Some(upper) = handles.upper.as_ref().map(|dir| dir.as_fd()) else {
-            return Ok(None);
-        };
-        let new = stat(upper, name)?;
-        let old = match &handles.base {
-            Some(base) => stat_if_present(base.as_fd(), name)?,
-            None => None,
-        };
-        let path = join(&chunk.place.path, name.to_bytes());
-        let namespace = self.options.namespace;
-        if is_whiteout(&new)
-            || (chunk.has_xwhiteouts && is_xwhiteout(upper, name, &new, namespace)?)
-        {
-            // Elsewhere the listing of the base has told.
-            let is_deleted = old.is_some() && chunk.place.shows_base();
-            return Ok(is_deleted.then(|| judge::deleted(path)));
-        }
-        if file_type(&new) == FileType::Directory {
-            let below = chunk.place.source.as_deref();
-            let place = Place {
-                source: below.map(|below| join(below, name.to_bytes())),
-                in_base: old.as_ref().is_some_and(is_directory),
-                in_upper: true,
-                path: path.clone(),
-            };
-            self.spawn(scope, place);
-        }
-        let entry = Entry {
-            dir: upper,
-            name,
-            stat: &new,
-        };
-        self.verdict(chunk, handles, path, Layer::Upper(entry), old.as_ref())
-    }
-
-    /// An entry that shows through from a source other than the base (a renamed directory).
-    fn shown_entry<'s>(
-        &'s self,
-        scope: &Scope<'s>,
-        chunk: &Chunk,
-        handles: &Handles,
-        name: &CStr,
-    ) -> rustix::io::Result<Option<Change>> {
-        let (Some(source), Some(below)) = (&handles.source, &chunk.place.source) else {
-            return Ok(None);
-        };
-        let new = stat(source.as_fd(), name)?;
-        let old = match &handles.base {
-            Some(base) => stat_if_present(base.as_fd(), name)?,
-            None => None,
-        };
-        let path = join(&chunk.place.path, name.to_bytes());
-        if is_directory(&new) {
-            let place = Place {
-                path: path.clone(),
-                in_upper: false,
-                source: Some(join(below, name.to_bytes())),
-                in_base: old.as_ref().is_some_and(is_directory),
-            };
-            self.spawn(scope, place);
-        }
-        let entry = Entry {
-            dir: source.as_fd(),
-            name,
-            stat: &new,
-        };
-        self.verdict(chunk, handles, path, Layer::Below(entry), old.as_ref())
-    }
-
-    fn verdict(
-        &self,
-        chunk: &Chunk,
-        handles: &Handles,
-        path: Vec<u8>,
-        layer: Layer<'_>,
-        old: Option<&Statx>,
-    ) -> rustix::io::Result<Option<Change>> {
-        let (Layer::Upper(new) | Layer::Below(new)) = layer;
-        let (Some(old), Some(base)) = (old, &handles.base) else {
-            return judge::present(
-                path,
-                new,
-                Some(Kind::Added),
-                Some(Kind::Added),
-                Reasons::default(),
-            )
-            .map(Some);
-        };
-        let old = Entry {
-            dir: base.as_fd(),
-            name: new.name,
-            stat: old,
-        };
-        let mut difference = compare::metadata(new, old, self.options.namespace)?;
-        let are_files = [new, old]
-            .iter()
-            .all(|entry| file_type(entry.stat) == FileType::RegularFile);
-        if are_files && !difference.reasons.contains(Reason::Size) && new.stat.stx_size > 0 {
-            if self.options.content {
-                let differs = self.content_differs(chunk, &path, layer)?;
-                difference.reasons.add(Reason::Content, differs);
-            } else if difference.reasons.is_empty() {
-                self.unread.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        let compatible = difference.is_compatible.then_some(Kind::Changed);
-        let actual = (!difference.reasons.is_empty()).then_some(Kind::Changed);
-        if compatible.is_none() && actual.is_none() {
-            return Ok(None);
-        }
-        judge::present(path, new, compatible, actual, difference.reasons).map(Some)
-    }
-
-    /// Reads both files. One that has only its metadata in upper is read where its content is.
-    fn content_differs(
-        &self,
-        chunk: &Chunk,
-        path: &[u8],
-        layer: Layer<'_>,
-    ) -> rustix::io::Result<bool> {
-        let dir = chunk.place.source.as_deref();
-        let (new, content) = match layer {
-            Layer::Upper(new) => (new, Content::of(new.dir, new.name, self.options.namespace)?),
-            Layer::Below(new) => (new, Content::Below),
-        };
-        let below = match content {
-            Content::Here => None,
-            Content::Below => Some(dir.map(|dir| join(dir, new.name.to_bytes()))),
-            Content::Redirected(redirect) => Some(follow(&redirect, dir)),
-        };
-        let file = match below {
-            None => open_file(self.upper, path)?,
-            Some(Some(below)) if below == path => return Ok(false),
-            Some(Some(below)) => open_file(self.lower, &below)?,
-            // A mark that leads nowhere: the kernel would not give the content either.
-            Some(None) => return Ok(true),
-        };
-        let old = open_file(self.lower, path)?;
-        compare::same_content(file, old)
-            .map(|same| !same)
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-    }
+/// What a change takes in memory, about.
+fn weight(change: &Change) -> u64 {
+    let patch = match change.patch.as_deref() {
+        Some(crate::Patch::Unified(text)) => text.len() as u64,
+        _ => 0,
+    };
+    let detail = change.detail.as_ref().map_or(0, |_| DETAIL_BYTES);
+    change.path.len() as u64 + detail + patch
 }
 
 impl Place {
     /// What a directory's own marks say of what shows through.
-    fn apply(&mut self, marks: &DirMarks) {
+    fn apply(&mut self, marks: &DirMarks, namespace: Namespace) {
+        self.xwhiteouts = marks.has_xwhiteouts.then_some(namespace);
         if marks.is_opaque {
             self.source = None;
         } else if let Some(redirect) = &marks.redirect {
@@ -397,13 +283,28 @@ impl Place {
     pub(crate) fn shows_base(&self) -> bool {
         self.in_base && self.source.as_ref() == Some(&self.path)
     }
+
+    /// Whether an entry of upper says that there is nothing.
+    pub(crate) fn is_whiteout(
+        &self,
+        upper: BorrowedFd<'_>,
+        name: &std::ffi::CStr,
+        stat: &Statx,
+    ) -> rustix::io::Result<bool> {
+        match self.xwhiteouts {
+            _ if is_whiteout(stat) => Ok(true),
+            Some(namespace) => is_xwhiteout(upper, name, stat, namespace),
+            None => Ok(false),
+        }
+    }
 }
 
-fn is_directory(stat: &Statx) -> bool {
-    file_type(stat) == FileType::Directory
+/// A lock that a panic elsewhere does not close: what it guards is only ever added to.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn read_error(action: &'static str, path: &[u8], errno: Errno) -> DriftError {
+pub(crate) fn read_error(action: &'static str, path: &[u8], errno: Errno) -> DriftError {
     DriftError::Read {
         action,
         path: path.to_vec(),

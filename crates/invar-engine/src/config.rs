@@ -84,6 +84,13 @@ pub struct Mount {
     pub exec: bool,
 }
 
+impl Mount {
+    /// Whether a single file of the host is mounted.
+    pub(crate) fn is_file(&self) -> bool {
+        matches!(&self.kind, MountKind::Bind { source } if !source.is_dir())
+    }
+}
+
 /// Where a mount's files come from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

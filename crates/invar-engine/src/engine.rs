@@ -74,6 +74,18 @@ pub trait Engine: Send + Sync {
     /// Opens the container's root for reading.
     fn open_root(&self, id: &ContainerId) -> Result<RootFs>;
 
+    /// What the engine itself says changed, as letter and path; for a root that cannot be opened.
+    /// `None` when the engine has no such list.
+    fn reported_changes(&self, _id: &ContainerId) -> Result<Option<Vec<(char, String)>>> {
+        Ok(None)
+    }
+
+    /// Whether the engine runs without root's rights, and its overlays therefore keep their marks
+    /// in `user.` attributes.
+    fn is_rootless(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Gives a container another name; the name must be free.
     fn rename(&self, id: &ContainerId, name: &ContainerName) -> Result<()>;
 

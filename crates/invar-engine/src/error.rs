@@ -106,3 +106,14 @@ pub enum EngineError {
     #[error("state database: {0}")]
     State(#[from] rusqlite::Error),
 }
+
+impl EngineError {
+    /// What failed on a file or directory.
+    pub(crate) fn io(action: &'static str, path: &std::path::Path, source: std::io::Error) -> Self {
+        Self::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}

@@ -17,6 +17,7 @@
 mod config;
 mod container;
 pub mod docker;
+pub mod embedded;
 mod engine;
 mod error;
 

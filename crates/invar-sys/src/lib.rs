@@ -6,9 +6,12 @@
 #![allow(unsafe_code, reason = "the one crate that talks to the kernel")]
 
 pub mod copy;
+pub mod handle;
 pub mod lock;
 pub mod mount;
 pub mod network;
 pub mod process;
 pub mod signal;
+pub mod signal_names;
+pub mod together;
 pub mod tree;

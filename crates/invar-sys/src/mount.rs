@@ -25,6 +25,20 @@ pub fn erofs(image: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     )?)
 }
 
+/// An empty file system in memory, of at most `size` bytes.
+pub fn tmpfs(size: u64) -> io::Result<OwnedFd> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "size", size.to_string())?;
+    fsconfig_set_string(&context, "mode", "755")?;
+    create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    Ok(fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        attributes,
+    )?)
+}
+
 /// An overlay of directories given as handles.
 #[derive(Debug)]
 pub struct Overlay<'a> {
@@ -77,6 +91,27 @@ impl Overlay<'_> {
         }
         text
     }
+}
+
+/// An upper directory over what is below it, as its container saw them together, but read-only:
+/// renamed directories and files of which only the metadata was copied up are followed.
+pub fn merged(upper: BorrowedFd<'_>, below: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", "invar-merged")?;
+    fsconfig_set_string(&context, "metacopy", "on")?;
+    fsconfig_set_string(&context, "redirect_dir", "follow")?;
+    let lowers = format!("{}:{}", fd_path(upper), fd_path(below));
+    fsconfig_set_string(&context, "lowerdir", lowers)?;
+    create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
+    Ok(fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        attributes,
+    )?)
 }
 
 /// Makes a detached mount visible at `target` of this process's mount namespace.

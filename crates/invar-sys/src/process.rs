@@ -1,7 +1,7 @@
 //! Processes: this program started again, apart from the host.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::process::Command;
 
 use rustix::mount::MountAttrFlags;
@@ -131,4 +131,22 @@ pub fn wait_for_end(process: BorrowedFd<'_>, limit: std::time::Duration) -> io::
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Takes over a handle that the parent let pass and named by its number; later programs do not
+/// get it.
+pub fn inherited(number: &str) -> io::Result<OwnedFd> {
+    let number: RawFd = number
+        .parse()
+        .map_err(|_invalid| io::Error::other("not the number of a handle"))?;
+    if number <= 2 {
+        return Err(io::Error::other("the standard streams are not handed over"));
+    }
+    // SAFETY: only asks about the number; nothing is owned or closed.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and the parent named it for this process to own; each is taken once, at
+    // the start of a role.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd as _, OwnedFd};
 
 /// Signals that are blocked and arrive here instead.
 ///
-/// Blocking is inherited by threads started later, so it is done before any is. Programs started
-/// with [`std::process::Command`] begin with no signal blocked.
+/// Blocking is inherited by threads started later, so it is done before any is, and by programs
+/// this process starts: they call [`unblock_all`] first.
 #[derive(Debug)]
 pub struct SignalFd(OwnedFd);
 
@@ -53,6 +53,44 @@ impl SignalFd {
         // `ssi_signo` is the first field, a u32 (signalfd(2)).
         let number = u32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
         Ok(i32::try_from(number).unwrap_or(0))
+    }
+}
+
+/// Lets every signal through again, as a program expects it at its start.
+pub fn unblock_all() -> io::Result<()> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the pointer is valid for a whole set.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: `sigemptyset` has written all of it, and a null pointer means that the old mask is
+    // not wanted.
+    let done =
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut()) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(done))
+    }
+}
+
+/// Gives every signal its default action again, as a program expects it at its start: what the
+/// caller ignores would otherwise stay ignored for good.
+pub fn reset_actions() {
+    /// `struct sigaction` of the kernel (`rt_sigaction(2)`): action, flags, restorer, mask; all
+    /// zeros is the default action.
+    const DEFAULT: [u64; 4] = [0; 4];
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads one whole action of the size that goes with its 8-byte signal
+        // set, and writes none. The C library refuses its own two signals, so it is not asked.
+        // KILL and STOP answer EINVAL, which is what they always do.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                std::ptr::null::<u64>(),
+                8,
+            )
+        };
     }
 }
 

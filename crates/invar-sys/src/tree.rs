@@ -1,4 +1,4 @@
-//! Removal of directory trees that a container made: any depth, any names.
+//! Directory trees that a container made, of any depth and with any names: listing and removal.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -68,7 +68,7 @@ fn empty(directory: &OwnedFd, top: BorrowedFd<'_>, moved: &mut u64) -> io::Resul
 }
 
 /// The names in a directory, `.` and `..` left out, with their types where the file system tells.
-pub(crate) fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<(CString, FileType)>> {
+pub fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<(CString, FileType)>> {
     // A handle of its own: reading moves a position that belongs to the handle.
     let listing = openat(
         directory,

@@ -65,9 +65,10 @@ impl Invar {
 
 impl Drop for Invar {
     fn drop(&mut self) {
-        let listing = self.output(&["ps", "--all", "--quiet"]);
+        // Only its own: another engine's containers on this machine are somebody's work.
+        let listing = self.output(&["ps", "--all", "--quiet", "--engine", "embedded"]);
         for id in String::from_utf8_lossy(&listing.stdout).lines() {
-            drop(self.output(&["rm", "--force", id]));
+            drop(self.output(&["rm", "--force", &format!("embedded:{id}")]));
         }
     }
 }

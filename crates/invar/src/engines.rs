@@ -4,9 +4,10 @@
 use std::path::Path;
 
 use invar_engine::docker::DockerEngine;
+use invar_engine::embedded::{self, EmbeddedEngine};
 use invar_engine::{Container, Engine, EngineError};
 
-use crate::exit;
+use crate::{exit, printer};
 
 /// An engine by the name users give it.
 type Opener = (
@@ -15,6 +16,9 @@ type Opener = (
 );
 
 const ENGINES: &[Opener] = &[
+    (embedded::KIND, |root| {
+        EmbeddedEngine::open(root).map(|engine| Some(boxed(engine)))
+    }),
     ("docker", |_| Ok(DockerEngine::docker()?.map(boxed))),
     ("podman", |_| Ok(DockerEngine::podman()?.map(boxed))),
 ];
@@ -72,6 +76,22 @@ pub(crate) fn find(root: &Path, asked: &str) -> anyhow::Result<Found> {
         }
         .into()),
     }
+}
+
+/// Every container of every engine that answers, each engine's newest first.
+pub(crate) fn list(root: &Path) -> Vec<Container> {
+    let mut containers = Vec::new();
+    for (name, open) in ENGINES {
+        let listed = open(root).and_then(|engine| match engine {
+            Some(engine) => engine.list(),
+            None => Ok(Vec::new()),
+        });
+        match listed {
+            Ok(listed) => containers.extend(listed),
+            Err(error) => printer::note(format!("the containers of {name} are missing: {error}")),
+        }
+    }
+    containers
 }
 
 /// The engine of this name.

@@ -20,10 +20,8 @@ pub(crate) const FOUND: u8 = 3;
 /// `run`, `create`, `exec`: Invar itself failed, not the program.
 pub(crate) const NOT_RUN: u8 = 125;
 /// `run`, `exec`: the program cannot be executed.
-#[expect(dead_code, reason = "for the run command")]
 pub(crate) const NOT_EXECUTABLE: u8 = 126;
 /// `run`, `exec`: the program is not in the container.
-#[expect(dead_code, reason = "for the run command")]
 pub(crate) const PROGRAM_NOT_FOUND: u8 = 127;
 
 /// Shows an error with its causes and, when the error knows one, the next step.
@@ -57,7 +55,6 @@ pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
 }
 
 /// Attaches a next step or an exit code to an error, keeping what it says.
-#[cfg_attr(not(test), expect(dead_code, reason = "for the run command"))]
 pub(crate) trait Advise<T> {
     /// Shown as `hint:` below the error, unless a hint is there already.
     fn hint(self, next_step: impl Into<String>) -> anyhow::Result<T>;

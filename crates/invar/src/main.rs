@@ -1,27 +1,34 @@
 //! `invar`: keeps containers exactly as they were built.
 #![forbid(unsafe_code)]
 
+mod age;
+mod attached;
 mod cli;
 mod commands;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, unused_imports, reason = "for the run command")
-)]
 mod container_config;
+mod creating;
+mod drill;
 mod engines;
 mod exit;
 mod hints;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the run command"))]
 mod names;
 mod printer;
 mod privilege;
+mod several;
 mod signals;
+mod terminal;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
 fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args_os()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    if let Some(code) = invar_engine::embedded::play_role(&args) {
+        return code;
+    }
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return exit::report_usage(&error),

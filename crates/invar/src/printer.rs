@@ -103,13 +103,10 @@ pub(crate) fn table<const N: usize>(
     line(table.trim_fmt())
 }
 
-/// A name from an image or a container, with control characters and invalid UTF-8 escaped so that
-/// it cannot move the cursor or forge a line.
+/// A name from an image or a container, escaped when it could move the cursor, forge a line or
+/// deceive the eye.
 pub(crate) fn escape(name: &[u8]) -> Cow<'_, str> {
-    match std::str::from_utf8(name) {
-        Ok(text) if !text.chars().any(|c| c.is_control() || c == '\\') => Cow::Borrowed(text),
-        _ => Cow::Owned(name.escape_ascii().to_string()),
-    }
+    invar_drift::escape(name)
 }
 
 /// Bytes as people read them, in powers of ten as docker shows them.

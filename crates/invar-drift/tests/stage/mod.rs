@@ -48,6 +48,37 @@ impl Stage {
         stage
     }
 
+    /// The same with options for `mount -t overlay`; `mark` may prepare the upper directory.
+    pub(crate) fn with_options(
+        options: &str,
+        prepare: impl FnOnce(&Path),
+        mark: impl FnOnce(&Path),
+    ) -> Self {
+        require_root();
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        let stage = Self { directory };
+        for name in ["lower", "empty", "upper", "work", "merged"] {
+            fs::create_dir(stage.at(name)).unwrap();
+        }
+        prepare(&stage.at("lower"));
+        mark(&stage.at("upper"));
+        let mut all = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            stage.at("lower").display(),
+            stage.at("upper").display(),
+            stage.at("work").display()
+        );
+        if !options.is_empty() {
+            all = format!("{all},{options}");
+        }
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "overlay", "overlay", "-o", &all])
+            .arg(stage.merged());
+        checked(&mut mount);
+        stage
+    }
+
     pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -57,10 +88,10 @@ impl Stage {
         self.at("merged")
     }
 
-    pub(crate) fn compare(&self, options: Options) -> Comparison {
+    pub(crate) fn compare(&self, options: &Options) -> Comparison {
         let lower = open(&self.at("lower"));
         let upper = open(&self.at("upper"));
-        invar_drift::compare(lower.as_fd(), upper.as_fd(), &options).unwrap()
+        invar_drift::compare(lower.as_fd(), upper.as_fd(), options).unwrap()
     }
 }
 

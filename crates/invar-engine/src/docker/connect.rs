@@ -4,10 +4,12 @@
 //! `~/.docker/config.json`, then the default socket. Podman's: `CONTAINER_HOST`, then the user's
 //! socket, then the system's. A daemon nobody named and that is not there is no error.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use bollard::Docker;
+use bollard::{ClientVersion, Docker};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -20,6 +22,10 @@ const PODMAN_SOCKET: &str = "unix:///run/podman/podman.sock";
 const CONFIG_LIMIT: u64 = 1 << 20;
 /// Seconds a daemon may take to answer.
 const TIMEOUT_SECONDS: u64 = 120;
+/// A ping needs nothing of a daemon but that it runs.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Its answer is a few headers and two letters.
+const PING_LIMIT: u64 = 16 * 1024;
 
 /// A daemon's address, and whether the user asked for it by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +46,23 @@ impl Endpoint {
         self.socket().is_some()
     }
 
-    pub(super) fn connect(&self) -> Result<Docker> {
-        let version = bollard::API_DEFAULT_VERSION;
+    /// The version of the API that both sides speak, as the daemon announces it in the answer to a
+    /// ping. Asking for its full version, as the client library does, makes a daemon run other
+    /// programs and takes ten times as long. `None` when it must be asked so all the same.
+    pub(super) fn announced_version(&self) -> Option<ClientVersion> {
+        let mut stream = UnixStream::connect(self.socket()?).ok()?;
+        stream.set_read_timeout(Some(PING_TIMEOUT)).ok()?;
+        stream
+            .write_all(b"GET /_ping HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            .ok()?;
+        let mut answer = Vec::new();
+        stream.take(PING_LIMIT).read_to_end(&mut answer).ok()?;
+        let announced = api_version(&answer)?;
+        let ours = *bollard::API_DEFAULT_VERSION;
+        Some(if announced < ours { announced } else { ours })
+    }
+
+    pub(super) fn connect(&self, version: &ClientVersion) -> Result<Docker> {
         let connected = match self.host.split_once("://") {
             Some(("unix", _)) => Docker::connect_with_unix(&self.host, TIMEOUT_SECONDS, version),
             Some(("tcp" | "http", _)) => {
@@ -155,6 +176,21 @@ struct ContextEndpoints {
 struct ContextEndpoint {
     #[serde(rename = "Host")]
     host: String,
+}
+
+/// The header `Api-Version: 1.41` of an answer.
+fn api_version(answer: &[u8]) -> Option<ClientVersion> {
+    let text = std::str::from_utf8(answer).ok()?;
+    let mut lines = text.lines().take_while(|line| !line.is_empty());
+    let (major, minor) = lines.find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let is_version = name.eq_ignore_ascii_case("api-version");
+        is_version.then(|| value.trim().split_once('.')).flatten()
+    })?;
+    Some(ClientVersion {
+        major_version: major.parse().ok()?,
+        minor_version: minor.parse().ok()?,
+    })
 }
 
 fn current_context(dir: &Path) -> Result<Option<String>> {
@@ -272,12 +308,25 @@ mod tests {
     }
 
     #[test]
+    fn the_version_is_read_from_the_headers_of_a_ping_only() {
+        let version = |answer: &str| {
+            api_version(answer.as_bytes()).map(|found| (found.major_version, found.minor_version))
+        };
+        let docker = "HTTP/1.0 200 OK\r\nServer: x\r\nApi-Version: 1.41\r\n\r\nOK";
+        assert_eq!(version(docker), Some((1, 41)));
+        assert_eq!(version(&docker.to_lowercase()), Some((1, 41)));
+        assert_eq!(version("HTTP/1.0 200 OK\r\n\r\nApi-Version: 1.41"), None);
+        assert_eq!(version("Api-Version: newest\r\n\r\n"), None);
+    }
+
+    #[test]
     fn an_address_of_an_unknown_kind_is_refused() {
         let endpoint = Endpoint {
             host: "ssh://root@lab".to_owned(),
             is_explicit: true,
         };
-        let message = endpoint.connect().unwrap_err().to_string();
+        let version = bollard::API_DEFAULT_VERSION;
+        let message = endpoint.connect(version).unwrap_err().to_string();
         assert!(
             message.contains("ssh://root@lab") && message.contains("unix://"),
             "{message}"

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error as ApiError;
+use bollard::models::ChangeType;
 use bollard::query_parameters::{
     KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
     RenameContainerOptionsBuilder, StopContainerOptionsBuilder,
@@ -62,12 +63,17 @@ impl DockerEngine {
             .enable_all()
             .build()
             .map_err(|error| failed("start the client of", &error.to_string()))?;
+        let announced = endpoint.announced_version();
         let docker = {
             let _guard = runtime.enter();
-            endpoint.connect()?
+            endpoint.connect(announced.as_ref().unwrap_or(bollard::API_DEFAULT_VERSION))?
         };
-        let negotiated = runtime.block_on(docker.negotiate_version());
-        let docker = negotiated.map_err(|error| failed("reach", &format!("{kind}: {error}")))?;
+        let docker = if announced.is_some() {
+            docker
+        } else {
+            let negotiated = runtime.block_on(docker.negotiate_version());
+            negotiated.map_err(|error| failed("reach", &format!("{kind}: {error}")))?
+        };
         Ok(Some(Self {
             kind,
             is_local: endpoint.is_local(),
@@ -234,6 +240,33 @@ impl Engine for DockerEngine {
         }
         let driver = answer.graph_driver.unwrap_or_default();
         root::open(name, &driver.name, &driver.data)
+    }
+
+    fn reported_changes(&self, id: &ContainerId) -> Result<Option<Vec<(char, String)>>> {
+        let changes = self
+            .runtime
+            .block_on(self.docker.container_changes(id.as_str()))
+            .map_err(|error| api_error(id.short(), error))?;
+        let letter = |kind| match kind {
+            ChangeType::_0 => 'C',
+            ChangeType::_1 => 'A',
+            ChangeType::_2 => 'D',
+        };
+        let changes = changes.unwrap_or_default().into_iter();
+        Ok(Some(
+            changes
+                .map(|change| (letter(change.kind), change.path))
+                .collect(),
+        ))
+    }
+
+    fn is_rootless(&self) -> Result<bool> {
+        let info = self
+            .runtime
+            .block_on(self.docker.info())
+            .map_err(|error| api_error("its settings", error))?;
+        let options = info.security_options.unwrap_or_default();
+        Ok(options.iter().any(|option| option.contains("rootless")))
     }
 
     fn rename(&self, id: &ContainerId, name: &ContainerName) -> Result<()> {

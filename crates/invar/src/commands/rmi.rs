@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use invar_image::ImageStore;
 
 use crate::cli::Cli;
-use crate::exit::{self, FAILED};
-use crate::{printer, privilege};
+use crate::{printer, privilege, several};
 
 /// Remove names of images, and images that have no name left
 ///
@@ -26,25 +25,17 @@ pub(crate) struct Args {
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     privilege::require_root()?;
     let store = ImageStore::open(cli.root())?;
-    let mut code = ExitCode::SUCCESS;
-    for name in &args.images {
-        match store.remove(name, args.force) {
-            Ok(removed) => {
-                printer::lines(
-                    removed
-                        .untagged
-                        .iter()
-                        .map(|name| format!("Untagged: {name}")),
-                )?;
-                if let Some(id) = removed.deleted {
-                    printer::line(format!("Deleted: {id}"))?;
-                }
-            }
-            Err(error) => {
-                exit::report(&error.into());
-                code = ExitCode::from(FAILED);
-            }
+    Ok(several::each(&args.images, |name| {
+        let removed = store.remove(name, args.force)?;
+        printer::lines(
+            removed
+                .untagged
+                .iter()
+                .map(|name| format!("Untagged: {name}")),
+        )?;
+        if let Some(id) = removed.deleted {
+            printer::line(format!("Deleted: {id}"))?;
         }
-    }
-    Ok(code)
+        Ok(())
+    }))
 }

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use rustix::thread::{CapabilitySet, capability_is_in_bounding_set};
+
+use super::Host;
 use crate::exit::failure;
 
 /// What a container keeps when nothing else is asked for: Podman's set, three fewer than Docker's.
-pub(crate) const DEFAULT_CAPABILITIES: &[&str] = &[
+pub(super) const DEFAULT_CAPABILITIES: &[&str] = &[
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_FOWNER",
@@ -64,20 +67,52 @@ const ALL: &[&str] = &[
     "CAP_CHECKPOINT_RESTORE",
 ];
 
-/// Docker's rule: `--cap-drop ALL` starts from nothing, `--cap-add ALL` from everything, otherwise
-/// from the default; then the named ones are dropped and added.
-pub(super) fn resolve(add: &[String], drop: &[String]) -> anyhow::Result<Vec<String>> {
+/// Docker's rule: `--cap-drop ALL` starts from nothing, `--cap-add ALL` from everything this host
+/// can give, otherwise from the default; then the named ones are dropped and added.
+pub(super) fn resolve(
+    add: &[String],
+    drop: &[String],
+    host: &Host<'_>,
+) -> anyhow::Result<Vec<String>> {
     let (add_all, add) = parse(add)?;
     let (drop_all, drop) = parse(drop)?;
+    if let Some(name) = add.iter().find(|name| !is_available(name, host)) {
+        return Err(failure(
+            format!("this host cannot give {name}"),
+            "it was taken away from this process already: run invar on the host itself, not \
+             inside a container",
+        ));
+    }
     let base: &[&str] = match (add_all, drop_all) {
         (true, _) => ALL,
         (false, true) => &[],
         (false, false) => DEFAULT_CAPABILITIES,
     };
     let mut kept: BTreeSet<&str> = base.iter().copied().collect();
+    if add_all {
+        kept.retain(|name| is_available(name, host));
+    }
     kept.retain(|name| !drop.contains(name));
     kept.extend(add);
     Ok(kept.into_iter().map(str::to_owned).collect())
+}
+
+/// The capabilities that a program started by this process can have, as bits.
+pub(super) fn bounding_set() -> u64 {
+    (0..ALL.len())
+        .map(|number| 1 << number)
+        .filter(|bit| {
+            // One that the kernel does not know is an error, and not there.
+            let capability = CapabilitySet::from_bits_retain(*bit);
+            capability_is_in_bounding_set(capability).unwrap_or(false)
+        })
+        .sum()
+}
+
+/// Whether a container can have it: the kernel knows it, and it is in the caller's bounding set.
+fn is_available(name: &str, host: &Host<'_>) -> bool {
+    let number = ALL.iter().position(|known| *known == name);
+    number.is_some_and(|number| (host.bounding_set >> number) & 1 == 1)
 }
 
 /// Whether `ALL` was among the names, and the others in their full form.

@@ -17,9 +17,8 @@ mod options;
 mod program;
 mod quantity;
 
-pub(crate) use capabilities::DEFAULT_CAPABILITIES;
-pub(crate) use options::Options;
-pub(crate) use quantity::size as parse_size;
+pub(crate) use environment::flag as environment_variable;
+pub(crate) use options::{NetworkName, Options};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,7 +27,6 @@ use anyhow::{Context as _, bail};
 use invar_engine::{ContainerConfig, Network, Resources, User};
 use oci_spec::image::Config;
 
-use self::options::NetworkName;
 use crate::exit::failure;
 use crate::signals;
 
@@ -58,17 +56,19 @@ pub(crate) struct Host<'a> {
     pub(crate) working_directory: PathBuf,
     /// How many processors there are.
     pub(crate) processors: usize,
+    /// Capabilities that a process started here can have, as bits.
+    pub(crate) bounding_set: u64,
 }
 
 impl Host<'_> {
     /// This machine and this process.
-    #[allow(dead_code, reason = "for the run command")]
     pub(crate) fn here() -> anyhow::Result<Self> {
         Ok(Self {
             environment: &|name| std::env::var(name).ok(),
             working_directory: std::env::current_dir()
                 .context("could not find the working directory")?,
             processors: std::thread::available_parallelism()?.get(),
+            bounding_set: capabilities::bounding_set(),
         })
     }
 }
@@ -108,7 +108,7 @@ pub(crate) fn resolve(
             NetworkName::Host => Network::Host,
         },
         resources: resources(options, host)?,
-        capabilities: capabilities::resolve(&options.cap_add, &options.cap_drop)?,
+        capabilities: capabilities::resolve(&options.cap_add, &options.cap_drop, host)?,
         init: options.init,
         tty: options.tty,
         interactive: options.interactive,
@@ -188,7 +188,7 @@ fn stop_signal(options: &Options, config: &Config) -> anyhow::Result<String> {
         .filter(|signal| !signal.is_empty())
         .unwrap_or("SIGTERM");
     let number = signals::parse(given).context("--stop-signal")?;
-    Ok(signals::name(number))
+    Ok(invar_sys::signal_names::name(number))
 }
 
 /// The image's labels, with the caller's over them.

@@ -144,7 +144,7 @@ pub(crate) struct Options {
 
     /// Print help (-h is --hostname, as with Docker)
     #[arg(long, action = clap::ArgAction::HelpLong)]
-    help: (),
+    pub(crate) help: (),
 }
 
 /// Networks by name.

@@ -1,0 +1,230 @@
+//! One more program in a running container, by a helper: this program executed again, single-
+//! threaded, with the caller's own standard streams, so that nothing is copied on the way.
+
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
+use std::rc::Rc;
+
+use fs_err as fs;
+use invar_sys::process::{command, inherit, inherited, read_only_self};
+use invar_sys::signal::{SIGCHLD, SIGWINCH, SignalFd};
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
+use serde::{Deserialize, Serialize};
+
+use super::layout::Directory;
+use super::registry::Entry;
+use super::runtime::program::{Failure, Program};
+use super::runtime::{seccomp, spec};
+use super::shim::launch::{failure, runtime, setup};
+use super::shim::supervise::Pump;
+use super::shim::terminal;
+use super::{EmbeddedEngine, users};
+use crate::container::ContainerId;
+use crate::engine::ExecConfig;
+use crate::error::{EngineError, Result};
+
+/// What the helper is told.
+#[derive(Debug, Serialize, Deserialize)]
+struct Request {
+    id: ContainerId,
+    directory: PathBuf,
+    /// The program, as the OCI runtime specification describes a process.
+    process: serde_json::Value,
+    cwd: PathBuf,
+    capabilities: Vec<String>,
+    tty: bool,
+    interactive: bool,
+}
+
+/// How it went, as the helper tells it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Ended(u8),
+    Failed(Failure),
+}
+
+impl EmbeddedEngine {
+    /// Runs a program in the running container `entry`, whose first process is `init`.
+    pub(super) fn exec_in(&self, entry: &Entry, init: u32, exec: &ExecConfig) -> Result<u8> {
+        let request = self.request(entry, init, exec)?;
+        let failed = |source| EngineError::Runtime {
+            action: "start the helper for the program",
+            reason: std::io::Error::to_string(&source),
+        };
+        let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let theirs = OwnedFd::from(theirs);
+        let file = read_only_self().map_err(failed)?;
+        inherit(theirs.as_fd()).map_err(failed)?;
+        let stdin = if exec.interactive {
+            Stdio::inherit()
+        } else {
+            Stdio::null()
+        };
+        let mut helper = command(file.as_fd())
+            .args(["exec-helper", &super::runtime::program::number(&theirs)])
+            .env_clear()
+            .stdin(stdin)
+            .spawn()
+            .map_err(failed)?;
+        drop(theirs);
+        let mut text = serde_json::to_vec(&request).expect("plain data");
+        text.push(b'\n');
+        ours.write_all(&text).map_err(failed)?;
+        let mut answer = String::new();
+        ours.read_to_string(&mut answer).map_err(failed)?;
+        helper.wait().map_err(failed)?;
+        match serde_json::from_str(&answer) {
+            Ok(Answer::Ended(code)) => Ok(code),
+            Ok(Answer::Failed(failure)) => Err(failure.into()),
+            Err(_killed) => Err(failed(std::io::Error::other("it was killed"))),
+        }
+    }
+
+    fn request(&self, entry: &Entry, init: u32, exec: &ExecConfig) -> Result<Request> {
+        let config = &entry.config;
+        let root = PathBuf::from(format!("/proc/{init}/root"));
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(CWD, &root, flags, Mode::empty())
+            .map_err(|errno| EngineError::io("open", &root, errno.into()))?;
+        let account = users::resolve(root.as_fd(), exec.user.as_ref().unwrap_or(&config.user))?;
+        let directory = self.layout.container(&entry.id);
+        let inputs = spec::Inputs {
+            id: &entry.id,
+            config,
+            account: &account,
+            directory: &directory,
+            layout: &self.layout,
+            capabilities: super::start::available(&config.capabilities),
+            open_files: super::start::open_files(),
+        };
+        let mut env = spec::environment(&inputs);
+        for setting in &exec.env {
+            let name = setting.split('=').next().unwrap_or(setting);
+            env.retain(|other| other.split('=').next() != Some(name));
+            env.push(setting.clone());
+        }
+        Ok(Request {
+            process: spec::process(&inputs, &exec.args, &env, exec.tty),
+            cwd: exec.cwd.clone().unwrap_or_else(|| config.cwd.clone()),
+            id: entry.id.clone(),
+            directory: directory.path().to_owned(),
+            capabilities: config.capabilities.clone(),
+            tty: exec.tty,
+            interactive: exec.interactive,
+        })
+    }
+}
+
+/// The role `exec-helper CONTROL`, the number of a handle.
+pub(super) fn main(args: &[String]) -> ExitCode {
+    let Some(Ok(control)) = args.first().map(|number| inherited(number)) else {
+        return ExitCode::FAILURE;
+    };
+    let mut control = UnixStream::from(control);
+    let Some(request) = super::shim::read_line(&control) else {
+        return ExitCode::FAILURE;
+    };
+    let answer = run(&request).map_or_else(Answer::Failed, Answer::Ended);
+    let text = serde_json::to_vec(&answer).expect("plain data");
+    match control.write_all(&text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_nobody_listens) => ExitCode::FAILURE,
+    }
+}
+
+fn run(request: &Request) -> std::result::Result<u8, Failure> {
+    invar_sys::signal::unblock_all().map_err(setup)?;
+    let signals = SignalFd::block(&[SIGCHLD, SIGWINCH]).map_err(setup)?;
+    let directory = Directory(request.directory.clone());
+    let process = directory
+        .runtime()
+        .join(format!("process-{}.json", std::process::id()));
+    fs::write(&process, request.process.to_string()).map_err(setup)?;
+    let started = start(request, &directory, &process);
+    fs::remove_file(&process).ok();
+    let (pid, terminal) = started?;
+    let mut pump = terminal.map(|master| Pump::of_terminal(master, request.interactive));
+    loop {
+        let is_signalled = match &mut pump {
+            Some(pump) => pump.step(Some(signals.as_fd()), None),
+            None => true,
+        };
+        if !is_signalled {
+            continue;
+        }
+        match signals.wait() {
+            Ok(SIGCHLD) => {
+                if let Some(status) = ended(pid) {
+                    if let Some(pump) = &mut pump {
+                        pump.drain();
+                    }
+                    return Ok(super::exit_code(status));
+                }
+            }
+            Ok(SIGWINCH) => pump.iter().for_each(Pump::follow_size),
+            _ => {}
+        }
+    }
+}
+
+fn ended(pid: Pid) -> Option<WaitStatus> {
+    match waitpid(Some(pid), WaitOptions::NOHANG) {
+        Ok(Some((_pid, status))) => Some(status),
+        _ => None,
+    }
+}
+
+/// Starts the program; its process and, when it has one, the other side of its terminal.
+fn start(
+    request: &Request,
+    directory: &Directory,
+    process: &std::path::Path,
+) -> std::result::Result<(Pid, Option<OwnedFd>), Failure> {
+    let (reader, outcome) = pipe_with(PipeFlags::CLOEXEC).map_err(setup)?;
+    let executor = Program {
+        filters: seccomp::filters(&request.capabilities).map_err(setup)?,
+        outcome: Rc::new(outcome),
+        cwd: request.cwd.clone(),
+        size: request.tty.then(terminal::own_size).flatten(),
+        init: None,
+    };
+    let mut builder = ContainerBuilder::new(request.id.as_str().to_owned(), SyscallType::default())
+        .with_root_path(directory.runtime())
+        .map_err(|error| runtime(&error))?
+        .with_executor(executor);
+    let mut console = None;
+    if request.tty {
+        let (listener, path) = terminal::listen(&directory.runtime()).map_err(setup)?;
+        builder = builder.with_console_socket(Some(path.clone()));
+        console = Some((listener, path));
+    }
+    let built = builder
+        .as_tenant()
+        .with_detach(true)
+        .as_sibling(false)
+        .with_process(Some(process))
+        .build();
+    let pid = match built {
+        Ok(pid) => pid,
+        Err(error) => return Err(failure(reader).unwrap_or_else(|| runtime(&error))),
+    };
+    if let Some(failure) = failure(reader) {
+        return Err(failure);
+    }
+    let mut master = None;
+    if let Some((listener, path)) = console {
+        let received = terminal::receive(&listener).map_err(setup)?;
+        fs::remove_file(path).ok();
+        master = Some(received);
+    }
+    let pid = Pid::from_raw(pid.as_raw()).ok_or_else(|| setup("it has no process"))?;
+    Ok((pid, master))
+}

@@ -1,0 +1,190 @@
+//! The containers there are: name and configuration, in `state.db`.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior};
+
+use super::layout::Layout;
+use crate::config::ContainerConfig;
+use crate::container::{ContainerId, ContainerName};
+use crate::error::{EngineError, Result};
+
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE containers (
+        id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, config TEXT NOT NULL,
+        created_at TEXT NOT NULL
+    );
+"];
+
+/// What was asked for when a container was made.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) id: ContainerId,
+    pub(super) name: ContainerName,
+    pub(super) config: ContainerConfig,
+    pub(super) created_at: Timestamp,
+}
+
+/// All containers of one state root.
+#[derive(Debug)]
+pub(super) struct Registry(Mutex<Connection>);
+
+impl Registry {
+    pub(super) fn open(layout: &Layout) -> Result<Self> {
+        let connection = invar_image::state::open(layout.root(), "engine", MIGRATIONS)?;
+        Ok(Self(Mutex::new(connection)))
+    }
+
+    /// Adds a container; its name must be free.
+    pub(super) fn insert(&self, entry: &Entry) -> Result<()> {
+        let config = serde_json::to_string(&entry.config).expect("a configuration is plain data");
+        self.write(|transaction| {
+            require_free(transaction, &entry.name)?;
+            transaction.execute(
+                "INSERT INTO containers VALUES (?1, ?2, ?3, ?4)",
+                (
+                    entry.id.as_str(),
+                    entry.name.as_str(),
+                    &config,
+                    entry.created_at.to_string(),
+                ),
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Gives a container another name, which must be free.
+    pub(super) fn rename(&self, id: &ContainerId, name: &ContainerName) -> Result<()> {
+        self.write(|transaction| {
+            require_free(transaction, name)?;
+            let sql = "UPDATE containers SET name = ?2 WHERE id = ?1";
+            match transaction.execute(sql, (id.as_str(), name.as_str()))? {
+                0 => Err(not_found(id.as_str())),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// Forgets a container.
+    pub(super) fn delete(&self, id: &ContainerId) -> Result<()> {
+        let sql = "DELETE FROM containers WHERE id = ?1";
+        self.connection().execute(sql, [id.as_str()])?;
+        Ok(())
+    }
+
+    /// Every container, newest first.
+    pub(super) fn all(&self) -> Result<Vec<Entry>> {
+        let connection = self.connection();
+        let sql = format!("{SELECT} ORDER BY created_at DESC, id");
+        let mut statement = connection.prepare(&sql)?;
+        let rows = statement.query_map([], Stored::read)?;
+        rows.map(|row| row?.complete()).collect()
+    }
+
+    /// The container with exactly this id.
+    pub(super) fn get(&self, id: &ContainerId) -> Result<Entry> {
+        let sql = format!("{SELECT} WHERE id = ?1");
+        self.one(&sql, id.as_str())?
+            .ok_or_else(|| not_found(id.as_str()))
+    }
+
+    /// The container with this name, id, or unambiguous id prefix. A name wins over a prefix.
+    pub(super) fn find(&self, text: &str) -> Result<Entry> {
+        if let Some(entry) = self.one(&format!("{SELECT} WHERE name = ?1"), text)? {
+            return Ok(entry);
+        }
+        let may_be_id = (1..=64).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if !may_be_id {
+            return Err(not_found(text));
+        }
+        let connection = self.connection();
+        let mut statement = connection.prepare(&format!("{SELECT} WHERE id LIKE ?1 || '%'"))?;
+        let rows = statement.query_map([text], Stored::read)?;
+        let mut found = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+        match (found.pop(), found.len()) {
+            (None, _) => Err(not_found(text)),
+            (Some(stored), 0) => stored.complete(),
+            (Some(_), more) => Err(EngineError::Ambiguous {
+                prefix: text.to_owned(),
+                count: more + 1,
+            }),
+        }
+    }
+
+    fn one(&self, sql: &str, value: &str) -> Result<Option<Entry>> {
+        let connection = self.connection();
+        let mut statement = connection.prepare(sql)?;
+        let stored = statement.query_row([value], Stored::read).optional()?;
+        stored.map(Stored::complete).transpose()
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // A panic while it was held left no half transaction: dropping one rolls it back.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let value = change(&transaction)?;
+        transaction.commit()?;
+        Ok(value)
+    }
+}
+
+const SELECT: &str = "SELECT id, name, config, created_at FROM containers";
+
+struct Stored {
+    id: String,
+    name: String,
+    config: String,
+    created_at: String,
+}
+
+impl Stored {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            name: row.get(1)?,
+            config: row.get(2)?,
+            created_at: row.get(3)?,
+        })
+    }
+
+    fn complete(self) -> Result<Entry> {
+        let config = serde_json::from_str(&self.config).map_err(|error| EngineError::Runtime {
+            action: "read the container's configuration from the state database",
+            reason: error.to_string(),
+        })?;
+        Ok(Entry {
+            id: ContainerId::try_from(self.id)?,
+            name: ContainerName::try_from(self.name)?,
+            config,
+            created_at: self.created_at.parse().unwrap_or(Timestamp::UNIX_EPOCH),
+        })
+    }
+}
+
+fn require_free(transaction: &Transaction<'_>, name: &ContainerName) -> Result<()> {
+    let sql = "SELECT id FROM containers WHERE name = ?1";
+    let holder: Option<String> = transaction
+        .query_row(sql, [name.as_str()], |row| row.get(0))
+        .optional()?;
+    match holder {
+        None => Ok(()),
+        Some(holder) => Err(EngineError::NameTaken {
+            name: name.as_str().to_owned(),
+            holder: holder.chars().take(12).collect(),
+        }),
+    }
+}
+
+fn not_found(name: &str) -> EngineError {
+    EngineError::NotFound {
+        name: name.to_owned(),
+    }
+}

@@ -1,0 +1,154 @@
+//! The shim: one small single-threaded process a container. This program executed again, apart
+//! from the command that started it.
+//!
+//! ```text
+//!  start ──handles, Request──▶ shim: own session and namespaces ─▶ libcontainer ─▶ program
+//!    ◀──────── Answer ────────── │ executed, or why not
+//!                                └─ copies output, reaps, records the end, cleans up
+//! ```
+//!
+//! It holds the lock on the container's status for as long as the run is under way. Killing it
+//! leaves the lock free and the record `Started`: that is how the next command knows.
+
+pub(super) mod launch;
+mod output;
+pub(super) mod supervise;
+pub(super) mod terminal;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use invar_sys::process::inherited;
+use serde::{Deserialize, Serialize};
+
+use super::layout::Directory;
+use super::runtime::program::Failure;
+use super::status::{Record, Status};
+use crate::container::{ContainerId, ExitStatus};
+
+/// What the starting command tells the shim; the specification is in the bundle.
+#[derive(Debug, Serialize, Deserialize)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is one independent switch of the command line"
+)]
+pub(super) struct Request {
+    pub(super) id: ContainerId,
+    /// The state root.
+    pub(super) root: PathBuf,
+    /// The container's directory.
+    pub(super) directory: PathBuf,
+    /// What it may do, which also decides its system calls.
+    pub(super) capabilities: Vec<String>,
+    /// Where the program starts.
+    pub(super) cwd: PathBuf,
+    /// Names and contents of the engine's files in `/etc`.
+    pub(super) files: Vec<(String, String)>,
+    /// Whether it shares the host's network.
+    pub(super) host_network: bool,
+    pub(super) tty: bool,
+    pub(super) interactive: bool,
+    /// Whether the shim's standard streams are the caller's.
+    pub(super) attached: bool,
+    /// Whether an init goes in front of the program.
+    pub(super) init: bool,
+    pub(super) auto_remove: bool,
+}
+
+/// What the shim answers, once.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Answer {
+    /// The program was executed.
+    Started,
+    /// It was not; the record says so too.
+    Failed(Failure),
+}
+
+/// The role `shim CONTROL ROOT STATUS`, all numbers of handles.
+pub(super) fn main(args: &[String]) -> ExitCode {
+    let [control, root, status] = args else {
+        return ExitCode::FAILURE;
+    };
+    let (Ok(control), Ok(root), Ok(status)) =
+        (inherited(control), inherited(root), inherited(status))
+    else {
+        return ExitCode::FAILURE;
+    };
+    let mut control = UnixStream::from(control);
+    let Some(request) = read_line::<Request>(&control) else {
+        return ExitCode::FAILURE;
+    };
+    let directory = Directory(request.directory.clone());
+    let mut status = Status::from_handle(status, &directory);
+    let ended = run(&request, &directory, root, &mut status, &mut control);
+    finish(&request, &directory, &mut status, ended);
+    ExitCode::SUCCESS
+}
+
+/// What the command says first; `None` when it was killed before.
+pub(super) fn read_line<T: for<'a> Deserialize<'a>>(control: &UnixStream) -> Option<T> {
+    let mut line = String::new();
+    BufReader::new(control).read_line(&mut line).ok()?;
+    serde_json::from_str(&line).ok()
+}
+
+/// Runs the container from its start to its end.
+fn run(
+    request: &Request,
+    directory: &Directory,
+    root: OwnedFd,
+    status: &mut Status,
+    control: &mut UnixStream,
+) -> ExitStatus {
+    match launch::launch(request, directory, root, status) {
+        Ok(run) => {
+            answer(control, &Answer::Started);
+            if let Err(error) = control.shutdown(std::net::Shutdown::Both) {
+                // The command is gone; the container is not.
+                drop(error);
+            }
+            supervise::until_end(run, request, directory)
+        }
+        Err(failure) => {
+            let ended = ExitStatus {
+                code: failure.code(),
+                oom_killed: false,
+                error: Some(crate::EngineError::from(failure.clone()).to_string()),
+                finished_at: jiff::Timestamp::now(),
+            };
+            // Recorded first: who hears the answer may look at once.
+            status.append(&Record::Ended(ended.clone())).ok();
+            answer(control, &Answer::Failed(failure));
+            ended
+        }
+    }
+}
+
+fn answer(control: &mut UnixStream, answer: &Answer) {
+    let mut line = serde_json::to_vec(answer).expect("plain data");
+    line.push(b'\n');
+    // The command may have been killed; the container runs on.
+    control.write_all(&line).ok();
+}
+
+/// Records the end and removes what only a run needs; with `--rm`, the container.
+fn finish(request: &Request, directory: &Directory, status: &mut Status, ended: ExitStatus) {
+    super::clear_run(&request.id, directory).ok();
+    let is_recorded = status
+        .records()
+        .is_ok_and(|records| matches!(records.last(), Some(Record::Ended(_))));
+    if !is_recorded {
+        // With a full disk the next command finds a run without an end, and says so.
+        status.append(&Record::Ended(ended)).ok();
+    }
+    if request.auto_remove {
+        // What is left is removed by the next command that looks.
+        super::EmbeddedEngine::open(&request.root)
+            .and_then(|engine| engine.discard(&request.id))
+            .ok();
+    }
+}

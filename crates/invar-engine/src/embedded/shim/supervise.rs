@@ -1,0 +1,311 @@
+//! What a shim does while its container runs: copies output to the log and to whoever is
+//! attached, follows the size of the terminal, and reaps.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use invar_sys::signal::{SIGCHLD, SIGWINCH};
+use jiff::Timestamp;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, wait};
+
+use super::launch::{Run, Streams};
+use super::output::Log;
+use super::{Request, terminal};
+use crate::container::ExitStatus;
+use crate::embedded::cgroup::Group;
+use crate::embedded::layout::Directory;
+use crate::engine::LogStream;
+
+/// Bytes copied at once; also what a pipe is sure to take when it says it can take any
+/// (`PIPE_BUF`).
+const PIECE: usize = 4096;
+/// How long an attached reader that does not read may hold up the end of a container.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Serves a container until it has ended.
+pub(super) fn until_end(run: Run, request: &Request, directory: &Directory) -> ExitStatus {
+    let init = Pid::from_raw(run.init);
+    let mut pump = Pump::new(run.streams, request, Log::open(directory));
+    let status = loop {
+        let ready = pump.step(Some(run.signals.as_fd()), None);
+        if !ready {
+            continue;
+        }
+        match run.signals.wait() {
+            Ok(SIGCHLD) => {
+                if let Some(status) = reap(init) {
+                    break status;
+                }
+            }
+            Ok(SIGWINCH) => pump.follow_size(),
+            _ => {}
+        }
+    };
+    pump.drain();
+    let oom_kills = Group::of(&request.id).oom_kills();
+    ExitStatus {
+        code: crate::embedded::exit_code(status),
+        oom_killed: oom_kills > 0,
+        error: None,
+        finished_at: Timestamp::now(),
+    }
+}
+
+/// Reaps everything that has ended; how the container's first process did, when it is among it.
+fn reap(init: Option<Pid>) -> Option<WaitStatus> {
+    let mut ended = None;
+    while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+        if Some(pid) == init {
+            ended = Some(status);
+        }
+    }
+    ended
+}
+
+/// One direction: from a handle to a handle, with at most one piece on its way.
+struct Flow {
+    from: Option<OwnedFd>,
+    /// Where it is copied to, beside the log.
+    to: Option<OwnedFd>,
+    pending: Vec<u8>,
+    /// Which stream of the log; `None` for what is typed.
+    stream: Option<LogStream>,
+}
+
+/// Copies between a container's streams and whoever looks at them.
+pub(in crate::embedded) struct Pump {
+    flows: Vec<Flow>,
+    master: Option<OwnedFd>,
+    /// The command that is attached; readable when it has ended.
+    attached: Option<OwnedFd>,
+    /// `None` for a program beside the container's own.
+    log: Option<Log>,
+}
+
+impl Pump {
+    fn new(streams: Streams, request: &Request, log: Log) -> Self {
+        let own = |fd: BorrowedFd<'_>| copy_of(fd, request.attached);
+        let mut master = None;
+        let flows = match streams {
+            Streams::Pipes {
+                stdout: out,
+                stderr: err,
+                ..
+            } => vec![
+                Flow::output(out, own(std::io::stdout().as_fd()), LogStream::Stdout),
+                Flow::output(err, own(std::io::stderr().as_fd()), LogStream::Stderr),
+            ],
+            Streams::Terminal(terminal) => {
+                let flows = terminal_flows(&terminal, request.attached, request.interactive);
+                master = Some(terminal);
+                flows
+            }
+        };
+        Self {
+            flows,
+            master,
+            attached: request.attached.then(parent).flatten(),
+            log: Some(log),
+        }
+    }
+
+    /// Between a terminal and this process's standard streams.
+    pub(in crate::embedded) fn of_terminal(master: OwnedFd, interactive: bool) -> Self {
+        Self {
+            flows: terminal_flows(&master, true, interactive),
+            master: Some(master),
+            attached: parent(),
+            log: None,
+        }
+    }
+
+    pub(in crate::embedded) fn follow_size(&self) {
+        if let (Some(master), true) = (&self.master, self.attached.is_some()) {
+            // The caller's terminal may be gone.
+            terminal::follow_size(master.as_fd()).ok();
+        }
+    }
+
+    /// Waits until something can be done and does it; whether `signals` is readable.
+    pub(in crate::embedded) fn step(
+        &mut self,
+        signals: Option<BorrowedFd<'_>>,
+        timeout: Option<Duration>,
+    ) -> bool {
+        let mut waiting: Vec<PollFd<'_>> = Vec::new();
+        let mut who = Vec::new();
+        if let Some(signals) = &signals {
+            waiting.push(PollFd::new(signals, PollFlags::IN));
+            who.push(Event::Signal);
+        }
+        if let Some(attached) = &self.attached {
+            waiting.push(PollFd::new(attached, PollFlags::IN));
+            who.push(Event::Left);
+        }
+        for (index, flow) in self.flows.iter().enumerate() {
+            if let Some((fd, events)) = flow.waits_for() {
+                waiting.push(PollFd::from_borrowed_fd(fd, events));
+                who.push(Event::Flow(index));
+            }
+        }
+        let timeout = timeout.and_then(|limit| Timespec::try_from(limit).ok());
+        if poll(&mut waiting, timeout.as_ref()).is_err() {
+            return false;
+        }
+        let happened: Vec<Event> = who
+            .into_iter()
+            .zip(&waiting)
+            .filter(|(_, fd)| !fd.revents().is_empty())
+            .map(|(event, _)| event)
+            .collect();
+        drop(waiting);
+        let mut is_signalled = false;
+        for event in happened {
+            match event {
+                Event::Signal => is_signalled = true,
+                Event::Left => self.detach(),
+                Event::Flow(index) => self.flows[index].advance(self.log.as_mut()),
+            }
+        }
+        is_signalled
+    }
+
+    /// Lets go of the streams of a command that has ended: whoever reads them must see their end.
+    fn detach(&mut self) {
+        self.attached = None;
+        self.flows.retain(|flow| flow.stream.is_some());
+        for flow in &mut self.flows {
+            flow.to = None;
+            flow.pending.clear();
+        }
+        if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()) {
+            rustix::stdio::dup2_stdin(&null).ok();
+            rustix::stdio::dup2_stdout(&null).ok();
+            rustix::stdio::dup2_stderr(&null).ok();
+        }
+    }
+
+    /// Copies what the ended container left in its pipes.
+    pub(in crate::embedded) fn drain(&mut self) {
+        let deadline = Instant::now() + LAST_WORDS;
+        self.flows.retain(|flow| flow.stream.is_some());
+        while Instant::now() < deadline && self.flows.iter().any(Flow::has_more) {
+            self.step(None, Some(Duration::from_millis(100)));
+        }
+        if let Some(log) = &mut self.log {
+            log.finish();
+        }
+    }
+}
+
+/// What a step waits for.
+enum Event {
+    Signal,
+    Left,
+    Flow(usize),
+}
+
+/// A handle on the process that started this one.
+fn parent() -> Option<OwnedFd> {
+    pidfd_open(rustix::process::getppid()?, PidfdFlags::empty()).ok()
+}
+
+/// What is shown, and with `interactive` what is typed.
+fn terminal_flows(master: &OwnedFd, is_attached: bool, interactive: bool) -> Vec<Flow> {
+    let mut flows = Vec::new();
+    let shown = copy_of(std::io::stdout().as_fd(), is_attached);
+    if let Ok(from) = master.try_clone() {
+        flows.push(Flow::output(from, shown, LogStream::Stdout));
+    }
+    if interactive && let Some(typed) = copy_of(std::io::stdin().as_fd(), is_attached) {
+        flows.push(Flow {
+            from: Some(typed),
+            to: master.try_clone().ok(),
+            pending: Vec::new(),
+            stream: None,
+        });
+    }
+    flows
+}
+
+fn copy_of(fd: BorrowedFd<'_>, is_wanted: bool) -> Option<OwnedFd> {
+    let copy = is_wanted.then(|| fd.try_clone_to_owned());
+    copy.and_then(Result::ok)
+}
+
+impl Flow {
+    fn output(from: OwnedFd, to: Option<OwnedFd>, stream: LogStream) -> Self {
+        Self {
+            from: Some(from),
+            to,
+            pending: Vec::new(),
+            stream: Some(stream),
+        }
+    }
+
+    /// What it needs to go on: room where it writes, or something to read.
+    fn waits_for(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        if !self.pending.is_empty() {
+            return self.to.as_ref().map(|to| (to.as_fd(), PollFlags::OUT));
+        }
+        self.from.as_ref().map(|from| (from.as_fd(), PollFlags::IN))
+    }
+
+    /// Whether bytes are on their way or waiting to be read.
+    fn has_more(&self) -> bool {
+        if !self.pending.is_empty() {
+            return true;
+        }
+        let Some(from) = &self.from else { return false };
+        let mut fds = [PollFd::new(from, PollFlags::IN)];
+        let now = Timespec::default();
+        matches!(poll(&mut fds, Some(&now)), Ok(1..)) && fds[0].revents().contains(PollFlags::IN)
+    }
+
+    fn advance(&mut self, log: Option<&mut Log>) {
+        if self.pending.is_empty() {
+            self.read(log);
+        } else {
+            self.write();
+        }
+    }
+
+    fn read(&mut self, log: Option<&mut Log>) {
+        let Some(from) = &self.from else { return };
+        let mut piece = [0_u8; PIECE];
+        match rustix::io::read(from, &mut piece) {
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            // EIO: the last process has closed the terminal.
+            Ok(0) | Err(_) => self.from = None,
+            Ok(length) => {
+                if let (Some(stream), Some(log)) = (self.stream, log) {
+                    log.write(stream, &piece[..length]);
+                }
+                if self.to.is_some() {
+                    self.pending.extend_from_slice(&piece[..length]);
+                }
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        let Some(to) = &self.to else {
+            self.pending.clear();
+            return;
+        };
+        match rustix::io::write(to, &self.pending) {
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(_gone) => {
+                self.to = None;
+                self.pending.clear();
+                // Closed on purpose: as in any pipeline, the program is told by SIGPIPE. A command
+                // that was killed is noticed by itself and takes nothing from the container.
+                self.from = None;
+            }
+            Ok(length) => drop(self.pending.drain(..length)),
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Starting a container: everything that can fail for the user's reasons happens here, in the
+//! command; then a shim takes over.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process;
+use std::time::{Duration, Instant};
+
+use fs_err as fs;
+use invar_sys::process::{command, inherit, read_only_self};
+
+use rustix::thread::CapabilitySet;
+
+use super::layout::{self, Directory};
+use super::registry::Entry;
+use super::runtime::{program, spec};
+use super::shim::{Answer, Request};
+use super::status::{Record, Status};
+use super::{EmbeddedEngine, cgroup, root, users, volumes};
+use crate::config::{ContainerConfig, Network};
+use crate::container::State;
+use crate::engine::Stdio;
+use crate::error::{EngineError, Result};
+
+/// How long a run that has just ended may take to clean up before the next begins.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl EmbeddedEngine {
+    /// Starts the container; returns once its program was executed.
+    pub(super) fn start_entry(&self, entry: &Entry, stdio: Stdio) -> Result<()> {
+        let directory = self.layout.container(&entry.id);
+        let mut status = claim(self, entry, &directory)?;
+        status.append(&Record::Starting)?;
+        super::clear_run(&entry.id, &directory)?;
+        let root = self.prepare(entry, &directory)?;
+        let request = Request {
+            id: entry.id.clone(),
+            root: self.layout.root().to_owned(),
+            directory: directory.path().to_owned(),
+            capabilities: available(&entry.config.capabilities),
+            cwd: entry.config.cwd.clone(),
+            files: etc_files(entry),
+            host_network: entry.config.network == Network::Host,
+            tty: entry.config.tty,
+            interactive: entry.config.interactive,
+            attached: matches!(stdio, Stdio::Attached { .. }),
+            init: entry.config.init,
+            auto_remove: entry.config.auto_remove,
+        };
+        let failed = |source: std::io::Error| EngineError::Runtime {
+            action: "start the container's shim",
+            reason: source.to_string(),
+        };
+        let control = spawn(&root, &status, stdio).map_err(failed)?;
+        drop((root, status));
+        match converse(control, &request).map_err(failed)? {
+            Some(Answer::Started) => Ok(()),
+            Some(Answer::Failed(failure)) => Err(failure.into()),
+            None => Err(failed(std::io::Error::other(
+                "it was killed before the program ran",
+            ))),
+        }
+    }
+
+    /// Mounts the root, fills volumes and writes what the runtime reads.
+    fn prepare(&self, entry: &Entry, directory: &Directory) -> Result<OwnedFd> {
+        let config = &entry.config;
+        let root = root::mount(&self.images, directory, config)?;
+        volumes::ensure(&self.layout, config, root.as_fd())?;
+        let account = users::resolve(root.as_fd(), &config.user)?;
+        layout::make_visible(&directory.etc())?;
+        layout::make_private(&directory.runtime())?;
+        let spec = spec::spec(&spec::Inputs {
+            id: &entry.id,
+            config,
+            account: &account,
+            directory,
+            layout: &self.layout,
+            capabilities: available(&config.capabilities),
+            open_files: open_files(),
+        })?;
+        let path = directory.runtime().join("config.json");
+        let text = serde_json::to_vec(&spec).expect("a specification is plain data");
+        fs::write(&path, text).map_err(|source| EngineError::io("write", &path, source))?;
+        Ok(root)
+    }
+}
+
+/// Locks the container for a run or its removal. One that has ended is waited for while it cleans
+/// up.
+pub(super) fn claim(
+    engine: &EmbeddedEngine,
+    entry: &Entry,
+    directory: &Directory,
+) -> Result<Status> {
+    let status = Status::open(directory)?;
+    let deadline = Instant::now() + PATIENCE;
+    while !status.try_lock()? {
+        let state = engine.observe(entry)?.state;
+        if matches!(state, State::Running | State::Paused) || Instant::now() > deadline {
+            return Err(EngineError::WrongState {
+                name: entry.name.as_str().to_owned(),
+                actual: super::state_name(&state),
+                needed: "stopped",
+            });
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(status)
+}
+
+/// The most open files one process may be given here.
+pub(super) fn open_files() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.maximum.unwrap_or(u64::MAX)
+}
+
+/// Executes this program as a shim; our end of the conversation with it.
+fn spawn(root: &OwnedFd, status: &Status, stdio: Stdio) -> std::io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let theirs = OwnedFd::from(theirs);
+    let file = read_only_self()?;
+    // Copies of our own, because the handles themselves must not pass into other programs.
+    let handles = [
+        theirs,
+        root.try_clone()?,
+        status.handle().try_clone_to_owned()?,
+    ];
+    let mut shim = command(file.as_fd());
+    shim.arg("shim").env_clear().current_dir("/");
+    for handle in &handles {
+        inherit(handle.as_fd())?;
+        shim.arg(program::number(handle));
+    }
+    match stdio {
+        Stdio::Detached => {
+            shim.stdin(process::Stdio::null())
+                .stdout(process::Stdio::null())
+                .stderr(process::Stdio::null());
+        }
+        Stdio::Attached {
+            stdin,
+            stdout,
+            stderr,
+        } => {
+            shim.stdin(stdin.map_or_else(process::Stdio::null, Into::into))
+                .stdout(stdout)
+                .stderr(stderr);
+        }
+    }
+    // Not waited for: it outlives this command, and is adopted when this one ends first.
+    drop(shim.spawn()?);
+    Ok(ours)
+}
+
+/// Tells the shim what to do; its answer, or `None` when it ended without one.
+fn converse(mut control: UnixStream, request: &Request) -> std::io::Result<Option<Answer>> {
+    let mut line = serde_json::to_vec(request).expect("plain data");
+    line.push(b'\n');
+    control.write_all(&line)?;
+    let mut answer = String::new();
+    BufReader::new(control).read_line(&mut answer)?;
+    Ok(serde_json::from_str(&answer).ok())
+}
+
+/// Of these capabilities, those this process has itself: it can give no other.
+pub(super) fn available(wanted: &[String]) -> Vec<String> {
+    let held = rustix::thread::capabilities(None).map(|sets| sets.permitted);
+    let held = held.unwrap_or(CapabilitySet::empty());
+    wanted
+        .iter()
+        .filter(|name| {
+            let short = name.strip_prefix("CAP_").unwrap_or(name);
+            CapabilitySet::from_name(short).is_none_or(|one| held.contains(one))
+        })
+        .cloned()
+        .collect()
+}
+
+/// The files in `/etc` in which a container finds its own name and the resolver.
+fn etc_files(entry: &Entry) -> Vec<(String, String)> {
+    let name = spec::hostname(&entry.id, &entry.config);
+    let (hosts, resolver) = match entry.config.network {
+        Network::Host => (of_host("/etc/hosts"), of_host("/etc/resolv.conf")),
+        _ => (hosts(name), String::new()),
+    };
+    let files = [
+        ("hostname", format!("{name}\n")),
+        ("hosts", hosts),
+        ("resolv.conf", resolver),
+    ];
+    files.map(|(name, text)| (name.to_owned(), text)).into()
+}
+
+fn hosts(name: &str) -> String {
+    format!("127.0.0.1\tlocalhost {name}\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+}
+
+fn of_host(path: &str) -> String {
+    fs::read_to_string(Path::new(path)).unwrap_or_default()
+}
+
+impl EmbeddedEngine {
+    /// Makes a container; it is there once its name is in the registry.
+    pub(super) fn create_entry(&self, entry: &Entry) -> Result<()> {
+        let directory = self.layout.container(&entry.id);
+        layout::make_private(&self.layout.containers())?;
+        layout::make_private(directory.path())?;
+        let status = Status::create(&directory)?;
+        if !status.try_lock()? {
+            unreachable!("the file was made for a fresh random id");
+        }
+        let made = self.fill(&directory, &entry.config, entry);
+        if made.is_err() {
+            // The error that stopped it matters more than what cleaning up says.
+            self.discard_files(&entry.id).ok();
+        }
+        made
+    }
+
+    fn fill(&self, directory: &Directory, config: &ContainerConfig, entry: &Entry) -> Result<()> {
+        let image = invar_image::Digest::parse(&config.image)?;
+        self.images.hold(&image, entry.id.as_str())?;
+        root::build_scaffold(&self.images, directory, config)?;
+        self.registry.insert(entry)
+    }
+
+    /// Removes directories without a container: of a creation or a removal that was killed.
+    pub(super) fn sweep(&self) -> Result<()> {
+        let Ok(directories) = fs::read_dir(self.layout.containers()) else {
+            return Ok(());
+        };
+        for directory in directories.flatten() {
+            let name = directory.file_name().into_string().unwrap_or_default();
+            let Ok(id) = crate::ContainerId::try_from(name) else {
+                continue;
+            };
+            if !matches!(self.registry.get(&id), Err(EngineError::NotFound { .. })) {
+                continue;
+            }
+            // Held until the directory is gone; one without the file was cut short before it had it.
+            let claim = Status::open(&self.layout.container(&id));
+            let is_busy = claim
+                .as_ref()
+                .is_ok_and(|status| !status.try_lock().unwrap_or(false));
+            if !is_busy {
+                self.discard_files(&id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what belongs to a container that is not in the registry (any more).
+    pub(super) fn discard_files(&self, id: &crate::ContainerId) -> Result<()> {
+        let directory = self.layout.container(id);
+        super::clear_run(id, &directory)?;
+        self.images.release(id.as_str())?;
+        let path = directory.path();
+        invar_sys::tree::remove(path).map_err(|source| EngineError::io("remove", path, source))?;
+        cgroup::Group::of(id).remove()
+    }
+}

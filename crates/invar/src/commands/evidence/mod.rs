@@ -1,0 +1,61 @@
+//! `invar evidence`
+
+mod ls;
+mod report;
+mod resume;
+mod rm;
+mod show;
+mod verify;
+
+use std::fs::File;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::cli::Cli;
+
+/// Look at, check, export and remove what was captured
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Ls(ls::Args),
+    Report(report::Args),
+    Resume(resume::Args),
+    Rm(rm::Args),
+    Show(show::Args),
+    Verify(verify::Args),
+}
+
+pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
+    crate::privilege::require_root()?;
+    match &args.command {
+        Command::Ls(args) => ls::run(cli, args),
+        Command::Report(args) => report::run(cli, args),
+        Command::Resume(args) => resume::run(cli, args),
+        Command::Rm(args) => rm::run(cli, args),
+        Command::Show(args) => show::run(cli, args),
+        Command::Verify(args) => verify::run(cli, args),
+    }
+}
+
+/// Writes a file that appears, with this content and readable by its owner only, when it is
+/// complete.
+fn write_whole(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let mut file = tempfile::NamedTempFile::new_in(parent.unwrap_or(".".as_ref()))?;
+    write(file.as_file_mut())?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}

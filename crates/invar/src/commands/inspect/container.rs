@@ -1,0 +1,112 @@
+//! A container in the form of `docker inspect`, with the fields Invar has.
+
+use invar_engine::{Container, ExitStatus, Mount, MountKind, Network, State};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::engines::Found;
+
+/// Docker prints this for "never".
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// A container of another engine is described in that engine's own words.
+pub(super) fn describe(found: &Found) -> anyhow::Result<Value> {
+    if found.engine.kind() != "embedded" {
+        return Ok(found.engine.settings(&found.container.id)?);
+    }
+    let container = &found.container;
+    let config = &container.config;
+    Ok(json!({
+        "Id": container.id,
+        "Name": format!("/{}", container.name),
+        "Created": container.created_at,
+        "Path": config.args.first(),
+        "Args": config.args.get(1..),
+        "State": state(container),
+        "Image": config.image,
+        "Engine": container.engine,
+        "Revision": container.revision,
+        "Platform": "linux",
+        "HostConfig": host_config(container),
+        "Mounts": config.mounts.iter().map(mount).collect::<Vec<_>>(),
+        "Config": {
+            "Hostname": config.hostname,
+            "User": config.user,
+            "Tty": config.tty,
+            "OpenStdin": config.interactive,
+            "Env": config.env,
+            "Cmd": config.args,
+            "Image": config.image_name,
+            "WorkingDir": config.cwd,
+            "StopSignal": config.stop_signal,
+            "Labels": config.labels,
+        },
+    }))
+}
+
+fn state(container: &Container) -> Value {
+    let never: Timestamp = NEVER.parse().unwrap_or(Timestamp::UNIX_EPOCH);
+    let (status, ended) = match &container.state {
+        State::Created => ("created", None),
+        State::Running => ("running", None),
+        State::Paused => ("paused", None),
+        State::Exited(ended) => ("exited", Some(ended)),
+    };
+    let of_end = |read: fn(&ExitStatus) -> Value, default: Value| ended.map_or(default, read);
+    json!({
+        "Status": status,
+        "Running": matches!(container.state, State::Running | State::Paused),
+        "Paused": container.state == State::Paused,
+        "Restarting": false,
+        "Dead": false,
+        "OOMKilled": of_end(|ended| json!(ended.oom_killed), json!(false)),
+        "Pid": container.init_pid.unwrap_or(0),
+        "ExitCode": of_end(|ended| json!(ended.code), json!(0)),
+        "Error": of_end(|ended| json!(ended.error), Value::Null).as_str().unwrap_or_default(),
+        "StartedAt": container.started_at.unwrap_or(never),
+        "FinishedAt": ended.map_or(never, |ended| ended.finished_at),
+    })
+}
+
+fn host_config(container: &Container) -> Value {
+    let config = &container.config;
+    let network = match &config.network {
+        Network::None => "none",
+        Network::Host => "host",
+        Network::Named(name) => name,
+    };
+    json!({
+        "NetworkMode": network,
+        "AutoRemove": config.auto_remove,
+        "ReadonlyRootfs": !config.writable,
+        "Init": config.init,
+        "Memory": config.resources.memory.unwrap_or(0),
+        "NanoCpus": config.resources.nano_cpus.unwrap_or(0),
+        "PidsLimit": config.resources.pids,
+        // Docker lists what was added to its default; the whole set is what counts.
+        "Capabilities": config.capabilities,
+    })
+}
+
+fn mount(mount: &Mount) -> Value {
+    let mode = [
+        (mount.read_only, "ro"),
+        (!mount.read_only, "rw"),
+        (mount.exec, "exec"),
+        (!mount.exec, "noexec"),
+    ];
+    let mode: Vec<&str> = mode.iter().filter(|m| m.0).map(|m| m.1).collect();
+    let mut value = json!({
+        "Destination": mount.target,
+        "Mode": mode.join(","),
+        "RW": !mount.read_only,
+    });
+    let (kind, name, text) = match &mount.kind {
+        MountKind::Bind { source } => ("bind", "Source", json!(source)),
+        MountKind::Volume { name } => ("volume", "Name", json!(name)),
+        MountKind::Tmpfs { size, .. } => ("tmpfs", "Size", json!(size)),
+    };
+    value["Type"] = kind.into();
+    value[name] = text;
+    value
+}

@@ -1,0 +1,156 @@
+//! `invar ps`
+
+use std::process::ExitCode;
+
+use invar_engine::{Container, State};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::cli::Cli;
+use crate::printer::{self, Format};
+use crate::{age, engines, privilege};
+
+/// Characters of the command in the table.
+const COMMAND_WIDTH: usize = 30;
+
+/// List the containers of every engine that answers
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Also those that do not run
+    #[arg(short, long)]
+    all: bool,
+
+    /// Only the ids
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Whole ids and commands
+    #[arg(long)]
+    no_trunc: bool,
+
+    /// Only this engine's: embedded, docker, podman
+    #[arg(long, value_name = "NAME")]
+    engine: Option<String>,
+
+    /// How to write it
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+/// A container in JSON listings.
+#[derive(Serialize)]
+struct Listed<'a> {
+    id: &'a str,
+    name: &'a str,
+    engine: &'a str,
+    image: &'a str,
+    command: &'a [String],
+    created_at: Timestamp,
+    started_at: Option<Timestamp>,
+    #[serde(flatten)]
+    state: &'a State,
+    revision: &'a str,
+}
+
+pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
+    privilege::require_root()?;
+    let mut containers = match &args.engine {
+        Some(name) => engines::open(cli.root(), name)?.list()?,
+        None => engines::list(cli.root()),
+    };
+    containers
+        .retain(|container| args.all || matches!(container.state, State::Running | State::Paused));
+    if args.quiet {
+        let ids = containers.iter().map(|container| id(container, args));
+        printer::lines(ids.map(str::to_owned))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match args.format {
+        Format::Table => printer::table(
+            [
+                "CONTAINER ID",
+                "IMAGE",
+                "COMMAND",
+                "CREATED",
+                "STATUS",
+                "NAME",
+                "ENGINE",
+            ],
+            containers
+                .iter()
+                .map(|container| row(container, args, Timestamp::now())),
+        )?,
+        Format::Json => printer::json(&containers.iter().map(listed).collect::<Vec<_>>())?,
+        Format::Jsonl => printer::jsonl(containers.iter().map(listed))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn id<'a>(container: &'a Container, args: &Args) -> &'a str {
+    if args.no_trunc {
+        container.id.as_str()
+    } else {
+        container.id.short()
+    }
+}
+
+fn row(container: &Container, args: &Args, now: Timestamp) -> [String; 7] {
+    let config = &container.config;
+    let escaped = |text: &str| printer::escape(text.as_bytes()).into_owned();
+    [
+        id(container, args).to_owned(),
+        escaped(&config.image_name),
+        command(&escaped(&config.args.join(" ")), args.no_trunc),
+        format!("{} ago", age::since(container.created_at, now)),
+        status(container, now),
+        container.name.to_string(),
+        container.engine.to_owned(),
+    ]
+}
+
+fn command(text: &str, whole: bool) -> String {
+    if whole || text.chars().count() <= COMMAND_WIDTH {
+        return format!("\"{text}\"");
+    }
+    let cut: String = text.chars().take(COMMAND_WIDTH - 1).collect();
+    format!("\"{cut}…\"")
+}
+
+/// What it is doing, in Docker's words.
+fn status(container: &Container, now: Timestamp) -> String {
+    let up = || {
+        let since = container.started_at.unwrap_or(container.created_at);
+        age::since(since, now)
+    };
+    match &container.state {
+        State::Created => "Created".to_owned(),
+        State::Running => format!("Up {}", up()),
+        State::Paused => format!("Up {} (Paused)", up()),
+        State::Exited(status) => {
+            let why = if status.oom_killed {
+                ", no memory left"
+            } else {
+                ""
+            };
+            format!(
+                "Exited ({}{why}) {} ago",
+                status.code,
+                age::since(status.finished_at, now)
+            )
+        }
+    }
+}
+
+fn listed(container: &Container) -> Listed<'_> {
+    Listed {
+        id: container.id.as_str(),
+        name: container.name.as_str(),
+        engine: container.engine,
+        image: &container.config.image_name,
+        command: &container.config.args,
+        created_at: container.created_at,
+        started_at: container.started_at,
+        state: &container.state,
+        revision: container.revision.as_str(),
+    }
+}

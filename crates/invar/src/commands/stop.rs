@@ -1,0 +1,56 @@
+//! `invar stop`
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use invar_engine::State;
+
+use crate::cli::Cli;
+use crate::{engines, printer, privilege, several};
+
+/// Ask containers to end, and kill those that do not
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(super) timeout: Timeout,
+
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+/// How long a program may take to end.
+#[derive(Debug, clap::Args)]
+pub(super) struct Timeout {
+    /// Seconds between the stop signal and SIGKILL
+    #[arg(
+        short = 't',
+        long = "timeout",
+        visible_alias = "time",
+        value_name = "SECONDS",
+        default_value_t = 10
+    )]
+    seconds: u32,
+}
+
+impl Timeout {
+    pub(super) fn duration(&self) -> Duration {
+        Duration::from_secs(self.seconds.into())
+    }
+}
+
+pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
+    privilege::require_root()?;
+    let stop = |name: &str| {
+        let found = engines::find(cli.root(), name)?;
+        if matches!(found.container.state, State::Running | State::Paused) {
+            found
+                .engine
+                .stop(&found.container.id, args.timeout.duration())?;
+        }
+        Ok(())
+    };
+    Ok(several::at_once(&args.containers, stop, |name, ()| {
+        Ok(printer::line(name)?)
+    }))
+}

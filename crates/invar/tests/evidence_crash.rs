@@ -1,0 +1,202 @@
+//! Killed at any step, a capture or replacement loses nothing and can be finished.
+#![allow(clippy::unwrap_used, reason = "in tests a panic is the report")]
+
+mod support;
+
+use std::os::unix::process::ExitStatusExt as _;
+
+use serde_json::json;
+use support::attacked::Host;
+use support::outcome_of;
+
+/// Runs `invar ARGS` until it reaches this step, where it is killed.
+fn kill_at(host: &Host, step: &str, args: &[&str]) {
+    let output = host
+        .command(args)
+        .env("INVAR_KILL_AT", step)
+        .output()
+        .unwrap();
+    assert_eq!(
+        output.status.signal(),
+        Some(9),
+        "{step}: {:?}",
+        outcome_of(&output)
+    );
+}
+
+fn assert_valid(host: &Host, step: &str, id: &str) {
+    let output = host.output(&["evidence", "verify", id]);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{step}: {:?}",
+        outcome_of(&output)
+    );
+}
+
+fn states(host: &Host) -> Vec<(String, String)> {
+    let listed = host.json(&["evidence", "ls"]);
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let listed = listed.as_array().unwrap().iter();
+    listed
+        .map(|found| (text(&found["id"]), text(&found["state"])))
+        .collect()
+}
+
+/// What the container is doing once the capture was finished.
+const CAPTURES: &[(&str, &str, &str)] = &[
+    // Step, and the state after `capture` and after `capture --stop` were finished.
+    ("begun", "running", "running"),
+    ("freezing", "running", "running"),
+    ("frozen", "running", "exited"),
+    ("processes", "running", "exited"),
+    ("taking", "running", "exited"),
+    ("taken", "running", "exited"),
+    ("killing", "", "exited"),
+    ("killed", "", "exited"),
+    ("resumed", "running", ""),
+    ("files", "running", "exited"),
+    ("logs", "running", "exited"),
+    ("changes", "running", "exited"),
+    ("complete", "running", "exited"),
+    ("sealing", "running", "exited"),
+    ("signed", "running", "exited"),
+    ("custody", "running", "exited"),
+];
+
+fn survives(host: &Host, steps: &[(&str, &str, &str)]) {
+    for (step, going_on, stopped) in steps {
+        let ways = [
+            (&["capture", "web"][..], going_on),
+            (&["capture", "--stop", "web"], stopped),
+        ];
+        for (args, state) in ways.into_iter().filter(|(_, state)| !state.is_empty()) {
+            host.attacked("web", &[]);
+            let upper = host.upper("web");
+            kill_at(host, step, args);
+            let (id, found) = states(host).remove(0);
+            assert_eq!(found, "incomplete", "{step}");
+            host.run(&["evidence", "resume", &id]);
+            assert_eq!(states(host), [(id.clone(), "sealed".to_owned())], "{step}");
+            assert_valid(host, step, &id);
+            assert_eq!(host.status("web"), **state, "{step} {args:?}");
+            let kept = host.evidence(&id).join("raw/upper/tmp/rootme").exists();
+            assert!(
+                kept || upper.join("tmp/rootme").exists(),
+                "{step}: it is lost"
+            );
+            // Before it was frozen nothing was taken, and nothing may be frozen again.
+            let is_early = matches!(*step, "begun" | "freezing");
+            assert_eq!(kept, !is_early, "{step}");
+            host.run(&["evidence", "rm", "--force", &id]);
+            host.remove("web");
+        }
+    }
+}
+
+#[test]
+fn a_capture_killed_at_any_step_is_finished_by_resume() {
+    survives(&Host::embedded(), CAPTURES);
+}
+
+#[test]
+fn a_capture_of_a_docker_container_killed_at_any_step_is_finished_by_resume() {
+    let decisive = [
+        "freezing", "frozen", "taking", "killing", "killed", "resumed",
+    ];
+    let steps: Vec<_> = CAPTURES
+        .iter()
+        .copied()
+        .filter(|(step, _, _)| decisive.contains(step))
+        .collect();
+    survives(&Host::docker(), &steps);
+}
+
+#[test]
+fn a_capture_at_work_is_shown_as_such_and_left_alone() {
+    let host = Host::embedded();
+    host.attacked("web", &[]);
+    // Stopped and not killed: it holds its lock.
+    let mut child = host
+        .command(&["capture", "web"])
+        .env("INVAR_STOP_AT", "frozen")
+        .spawn()
+        .unwrap();
+    let id = invar_testkit::eventually("the capture began", || {
+        let (id, state) = states(&host).pop()?;
+        (state == "capturing" && host.status("web") == "paused").then_some(id)
+    });
+    for args in [["evidence", "resume", &id], ["evidence", "rm", &id]] {
+        let (code, _, err) = outcome_of(&host.output(&args));
+        assert_eq!(code, Some(1));
+        assert!(
+            err.contains("is being captured by another process"),
+            "{err}"
+        );
+    }
+    support::signal(child.id(), "CONT");
+    assert!(child.wait().unwrap().success());
+    assert_valid(&host, "frozen", &id);
+    assert_eq!(host.status("web"), "running");
+}
+
+const REPLACEMENTS: &[&str] = &[
+    "recreated",
+    "started",
+    "begun",
+    "freezing",
+    "frozen",
+    "taken",
+    "killing",
+    "killed",
+    "retired",
+    "half-swapped",
+    "swapped",
+    "changes",
+    "signed",
+    "sealed",
+    "removed",
+];
+
+fn replacement_survives(host: &Host, steps: &[&str]) {
+    for step in steps {
+        host.attacked("web", &[]);
+        let old = host.id("web");
+        kill_at(host, step, &["replace", "web"]);
+        let done = host.json(&["replace", "web"]);
+        assert_eq!(done["old"], json!(old), "{step}");
+        assert_eq!(done["new"], json!(host.id("web")), "{step}");
+        assert_eq!(host.names(), ["web"], "{step}");
+        assert_eq!(host.status("web"), "running", "{step}");
+        let id = done["evidence"].as_str().unwrap();
+        let kept = host.evidence(id).join("raw/upper/tmp/rootme");
+        assert!(kept.exists(), "{step}");
+        for (id, state) in states(host) {
+            assert_eq!(state, "sealed", "{step}");
+            assert_valid(host, step, &id);
+            host.run(&["evidence", "rm", "--force", &id]);
+        }
+        host.remove("web");
+        let left = host.invar().root().join("replacements");
+        assert_eq!(support::tree(&left), Vec::<String>::new(), "{step}");
+    }
+}
+
+#[test]
+fn a_replacement_killed_at_any_step_is_finished_by_the_next() {
+    replacement_survives(&Host::embedded(), REPLACEMENTS);
+}
+
+#[test]
+fn a_replacement_of_a_docker_container_killed_at_any_step_is_finished_by_the_next() {
+    let decisive = [
+        "started",
+        "frozen",
+        "taken",
+        "killed",
+        "half-swapped",
+        "swapped",
+        "sealed",
+    ];
+    replacement_survives(&Host::docker(), &decisive);
+}
