@@ -7,7 +7,7 @@ TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 INVAR := target/$(TARGET)/release/invar
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
 
-.PHONY: help setup build-setup drill test lint bench fuzz clean
+.PHONY: help setup build-setup drill test lint deny bench fuzz clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -29,6 +29,10 @@ lint: build-setup ## Formatting, clippy, crate layers
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	script/check-layers
+
+deny: build-setup ## Licences and sources of dependencies (installs cargo-deny once, some minutes)
+	@cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked
+	cargo deny check bans licenses sources
 
 bench: setup ## Measure invar beside docker, podman, crun and find in one run
 	cargo build --release --bin invar

@@ -64,7 +64,8 @@ impl Digest {
 
     /// Fails unless both are the same.
     pub(crate) fn expect(&self, what: &str, actual: &Self) -> Result<()> {
-        if self == actual {
+        // A fuzzer cannot invent content for a digest.
+        if self == actual || cfg!(fuzzing) {
             return Ok(());
         }
         Err(ImageError::DigestMismatch {

@@ -17,6 +17,8 @@ mod compression;
 mod digest;
 mod error;
 mod fsck;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod import;
 mod layer;
 mod limits;

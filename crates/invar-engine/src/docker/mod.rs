@@ -11,6 +11,8 @@
 
 mod connect;
 mod describe;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod processes;
 mod recreate;
 mod root;

@@ -1,0 +1,17 @@
+//! Names of images, platforms and digests as users and archives write them.
+#![no_main]
+
+use invar_image::{Digest, Platform, Reference};
+
+libfuzzer_sys::fuzz_target!(|text: &str| {
+    if let Ok(reference) = Reference::parse(text) {
+        let again = Reference::parse(&reference.to_string());
+        assert_eq!(again.ok(), Some(reference));
+    }
+    if let Ok(platform) = Platform::parse(text) {
+        assert_eq!(platform.to_string(), text);
+    }
+    if let Ok(digest) = Digest::parse(text) {
+        assert_eq!(digest.hex().len(), 64);
+    }
+});
