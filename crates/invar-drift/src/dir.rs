@@ -8,8 +8,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags, fgetxattr,
-    flistxattr, lgetxattr, llistxattr, openat2, readlinkat, statx,
+    AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags, StatxTimestamp,
+    fgetxattr, flistxattr, lgetxattr, llistxattr, openat2, readlinkat, statx,
 };
 use rustix::io::{Errno, Result};
 
@@ -189,12 +189,16 @@ pub(crate) fn names(dir: &OwnedFd) -> Result<Names> {
 /// What the kernel says of an entry; links are not followed. An empty name is the handle itself.
 pub(crate) fn stat(dir: BorrowedFd<'_>, name: &CStr) -> Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    statx(
-        dir,
-        name,
-        flags,
-        StatxFlags::BASIC_STATS | StatxFlags::BTIME,
-    )
+    statx(dir, name, flags, StatxFlags::BASIC_STATS)
+}
+
+/// When an inode was made, where its file system keeps that. Asked apart: it lies in memory that
+/// [`stat`] need not touch.
+pub(crate) fn birth_time(dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<StatxTimestamp>> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = statx(dir, name, flags, StatxFlags::BTIME)?;
+    let is_known = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+    Ok(is_known.then_some(stat.stx_btime))
 }
 
 /// As [`stat`], with `None` for what is not there.
