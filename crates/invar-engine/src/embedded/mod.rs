@@ -25,9 +25,11 @@ mod status;
 mod users;
 mod volumes;
 
+use std::collections::HashMap;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use fs_err as fs;
@@ -55,6 +57,9 @@ pub struct EmbeddedEngine {
     layout: Layout,
     images: ImageStore,
     registry: Registry,
+    /// The status files of what this value started: one that removes itself at its end (`--rm`)
+    /// can then still be waited for.
+    started: Mutex<HashMap<ContainerId, Status>>,
 }
 
 /// Runs one of the roles this program plays besides its commands, when the first argument names
@@ -79,6 +84,7 @@ impl EmbeddedEngine {
         Ok(Self {
             images: ImageStore::open(&root)?,
             registry: Registry::open(&layout)?,
+            started: Mutex::default(),
             layout,
         })
     }
@@ -224,7 +230,12 @@ impl Engine for EmbeddedEngine {
     }
 
     fn start(&self, id: &ContainerId, stdio: Stdio) -> Result<()> {
-        self.start_entry(&self.registry.get(id)?, stdio)
+        let entry = self.registry.get(id)?;
+        let status = Status::open(&self.layout.container(id))?;
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        started.insert(id.clone(), status);
+        drop(started);
+        self.start_entry(&entry, stdio)
     }
 
     fn terminal_resized(&self, id: &ContainerId) -> Result<()> {
@@ -242,8 +253,13 @@ impl Engine for EmbeddedEngine {
     }
 
     fn wait(&self, id: &ContainerId) -> Result<ExitStatus> {
-        // Opened first: with `--rm` the file may be gone when the run has ended.
-        let mut status = Status::open(&self.layout.container(id))?;
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = started.remove(id);
+        drop(started);
+        let mut status = match known {
+            Some(status) => status,
+            None => Status::open(&self.layout.container(id))?,
+        };
         loop {
             let shim = status
                 .records()?
