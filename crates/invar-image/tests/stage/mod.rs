@@ -119,7 +119,7 @@ pub(crate) fn listing(root: &Path) -> BTreeMap<String, String> {
         names.sort();
         for name in &names {
             let line = all.get_mut(name).unwrap();
-            line.push_str(&format!(" same as {names:?}"));
+            *line = format!("{line} same as {names:?}");
         }
     }
     all
