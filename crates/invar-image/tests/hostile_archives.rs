@@ -1,5 +1,10 @@
 //! Image archives that lie, loop or explode: each is refused by name, and nothing of it stays.
-#![allow(clippy::unwrap_used, reason = "in tests a panic is the report")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    clippy::type_complexity,
+    reason = "in tests a panic is the report, and a table is as long as its rows"
+)]
 
 use std::path::Path;
 
@@ -57,7 +62,7 @@ impl Layout {
     }
 }
 
-/// A layer with one file, and its DiffID.
+/// A layer with one file, and its `DiffID`.
 fn layer() -> (Vec<u8>, String) {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
@@ -93,7 +98,7 @@ fn layouts_that_lie_are_refused_and_leave_nothing() {
             let image = layout.image(&[layer], &[diff_id], &host());
             let name = image["digest"].as_str().unwrap().replace(':', "/");
             let path = layout.path().join("blobs").join(name);
-            fs::write(&path, fs::read_to_string(&path).unwrap().replace("2", "2 ")).unwrap();
+            fs::write(&path, fs::read_to_string(&path).unwrap().replace('2', "2 ")).unwrap();
             layout.index(&[image]);
         }),
         ("bytes, not 5", |layout| {
