@@ -1,6 +1,10 @@
 //! Commands on images killed at any moment: what is there afterwards is whole, and what is left over
 //! is removed by a prune.
-#![allow(clippy::unwrap_used, reason = "in tests a panic is the report")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    reason = "in tests a panic is the report, and a table says what its columns are"
+)]
 
 use std::path::Path;
 use std::process::Stdio;
