@@ -127,6 +127,11 @@ class Invar(Engine):
     def inspect(self, container: str) -> dict:
         return json.loads(self.run("inspect", container))[0]
 
+    def remove_all(self) -> None:
+        # Only its own: other engines' containers on this machine are somebody's work.
+        for container in self.run("ps", "-a", "-q", "--engine", "embedded").split():
+            self.run("rm", "-f", f"embedded:{container}")
+
 
 class Docker(Engine):
     name = "docker"

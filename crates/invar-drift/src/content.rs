@@ -153,6 +153,13 @@ impl Content {
     }
 }
 
+impl Digest {
+    /// That of an empty file.
+    pub(crate) fn of_nothing() -> Self {
+        Self::Sha256(Sha256::new().finalize().into())
+    }
+}
+
 /// What the first bytes of a file tell.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sniff {

@@ -1,13 +1,13 @@
 //! What a path is and was, in full: given on request.
 
-use rustix::fs::{FileType, Statx, StatxTimestamp};
+use rustix::fs::{FileType, StatxTimestamp};
 use rustix::io::Result;
 use serde::ser::SerializeStruct as _;
 use serde::{Serialize, Serializer};
 
 use crate::capability::FileCapability;
 use crate::compare::{CAPABILITY, Entry};
-use crate::dir::{attributes, file_type, link_target};
+use crate::dir::{attributes, birth_time, file_type, link_target};
 use crate::overlay::Namespace;
 use crate::text::{escape, hex};
 
@@ -214,7 +214,7 @@ impl State {
             links: stat.stx_nlink,
             mtime: stat.stx_mtime.into(),
             ctime: stat.stx_ctime.into(),
-            btime: has_btime(stat).then(|| stat.stx_btime.into()),
+            btime: birth_time(entry.dir, entry.name)?.map(Into::into),
             device: is_device(file_type).then_some((stat.stx_rdev_major, stat.stx_rdev_minor)),
             target,
             capability,
@@ -222,10 +222,6 @@ impl State {
             digest: Digest::None,
         })
     }
-}
-
-fn has_btime(stat: &Statx) -> bool {
-    stat.stx_mask & rustix::fs::StatxFlags::BTIME.bits() != 0
 }
 
 fn is_device(file_type: FileType) -> bool {

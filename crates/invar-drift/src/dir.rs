@@ -8,8 +8,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags, fgetxattr,
-    flistxattr, lgetxattr, llistxattr, openat2, readlinkat, statx,
+    AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags, StatxTimestamp,
+    fgetxattr, flistxattr, lgetxattr, llistxattr, openat, openat2, readlinkat, statx,
 };
 use rustix::io::{Errno, Result};
 
@@ -77,18 +77,20 @@ pub(crate) fn open_dir(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd> {
 /// Opens a regular file for reading. Anything else in its place is `NOENT`, without waiting or
 /// side effect.
 pub(crate) fn open_file(root: BorrowedFd<'_>, path: &[u8]) -> Result<Content> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    // A device or FIFO must not even be opened: look at it first, then open what was looked at.
+    // A device or FIFO must not even be opened: get hold of whatever is there, look at it, and
+    // open that very inode.
     let seen = open_beneath(root, path, OFlags::PATH | OFlags::NOFOLLOW)?;
-    let seen = inode(&stat(seen.as_fd(), c"")?);
-    if seen.2 != FileType::RegularFile {
+    let stat = stat(seen.as_fd(), c"")?;
+    if file_type(&stat) != FileType::RegularFile {
         return Err(Errno::NOENT);
     }
-    let file = open_beneath(root, path, flags)?;
-    let stat = stat(file.as_fd(), c"")?;
-    if inode(&stat) != seen {
-        return Err(Errno::NOENT);
-    }
+    let inode = format!("/proc/self/fd/{}", seen.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match openat(CWD, &inode, flags | OFlags::NOATIME, Mode::empty()) {
+        // Only the owner may leave the access time alone.
+        Err(Errno::PERM) => openat(CWD, &inode, flags, Mode::empty())?,
+        opened => opened?,
+    };
     Ok(Content {
         file,
         size: stat.stx_size,
@@ -100,14 +102,6 @@ pub(crate) fn has_changed(errno: Errno) -> bool {
     matches!(
         errno,
         Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE | Errno::NODATA
-    )
-}
-
-fn inode(stat: &Statx) -> (u64, (u32, u32), FileType) {
-    (
-        stat.stx_ino,
-        (stat.stx_dev_major, stat.stx_dev_minor),
-        file_type(stat),
     )
 }
 
@@ -189,12 +183,16 @@ pub(crate) fn names(dir: &OwnedFd) -> Result<Names> {
 /// What the kernel says of an entry; links are not followed. An empty name is the handle itself.
 pub(crate) fn stat(dir: BorrowedFd<'_>, name: &CStr) -> Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    statx(
-        dir,
-        name,
-        flags,
-        StatxFlags::BASIC_STATS | StatxFlags::BTIME,
-    )
+    statx(dir, name, flags, StatxFlags::BASIC_STATS)
+}
+
+/// When an inode was made, where its file system keeps that. Asked apart: it lies in memory that
+/// [`stat`] need not touch.
+pub(crate) fn birth_time(dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<StatxTimestamp>> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = statx(dir, name, flags, StatxFlags::BTIME)?;
+    let is_known = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+    Ok(is_known.then_some(stat.stx_btime))
 }
 
 /// As [`stat`], with `None` for what is not there.

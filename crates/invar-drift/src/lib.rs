@@ -103,17 +103,26 @@ pub fn compare(
     walk::Walk::new(lower, upper, options).run()
 }
 
-/// A change that only an engine tells of: judged by its name alone, and true only as far as the
-/// engine looks.
-pub fn reported(kind: Kind, path: Vec<u8>, rules: &Rules) -> Change {
-    let candidates = rules.in_directory(overlay::parent(&path));
-    let rule = judge::Facts::of_name(&path, kind).judge(&candidates);
-    judge::change(path, Some(kind), None, Reasons::default(), rule)
-}
-
-/// The engine's own list, each directory before what is in it.
-pub fn sort(changes: &mut [Change]) {
+/// An engine's own list as changes, each directory before what is in it. Only names are known:
+/// they are judged by name, and what is true stays open.
+pub fn reported(list: Vec<(Kind, Vec<u8>)>, rules: &Rules) -> Vec<Change> {
+    let judged = list.into_iter().map(|(kind, path)| {
+        let candidates = rules.in_directory(overlay::parent(&path));
+        let rule = judge::Facts::of_name(&path, kind).judge(&candidates);
+        judge::change(path, Some(kind), None, Reasons::default(), rule)
+    });
+    let mut changes: Vec<Change> = judged.collect();
     changes.sort_by(|a, b| ancestors::tree_order(&a.path, &b.path));
+    for index in 1..changes.len() {
+        let (before, after) = changes.split_at_mut(index);
+        let (dir, next) = (&mut before[index - 1], &after[0]);
+        // Listed because of what is in it.
+        if dir.compatible == Some(Kind::Changed) && overlay::parent(&next.path) == dir.path {
+            dir.severity = Severity::Info;
+            dir.finding = None;
+        }
+    }
+    changes
 }
 
 /// What reads bytes from outside, for fuzzing; nothing else uses it.

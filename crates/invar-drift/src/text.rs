@@ -6,7 +6,7 @@ use std::borrow::Cow;
 /// not printable ASCII.
 pub fn escape(name: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(name) {
-        Ok(text) if text.chars().all(is_plain) => Cow::Borrowed(text),
+        Ok(text) if is_plain_ascii(name) || text.chars().all(is_plain) => Cow::Borrowed(text),
         _ => Cow::Owned(name.escape_ascii().to_string()),
     }
 }
@@ -26,6 +26,12 @@ pub fn escape_line(line: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(text)
+}
+
+/// What nearly every name is, told quickly.
+fn is_plain_ascii(name: &[u8]) -> bool {
+    let is_odd = |byte: &u8| !(b' '..=b'~').contains(byte) || *byte == b'\\';
+    name.iter().filter(|byte| is_odd(byte)).count() == 0
 }
 
 /// Neither a control character, nor the backslash that escapes begin with, nor one of the

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::ContainerConfig;
 use crate::container::{Container, ContainerId, ContainerName, ExitStatus, RootFs};
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 
 /// A container engine. All methods may be called from several processes at once; each either
 /// happens or leaves the state as it was, also when the caller is killed half-way.
@@ -84,6 +84,15 @@ pub trait Engine: Send + Sync {
     /// in `user.` attributes.
     fn is_rootless(&self) -> Result<bool> {
         Ok(false)
+    }
+
+    /// Writes an image, named by the digest of its configuration as containers name it, as a
+    /// docker-archive with uncompressed layers.
+    fn save_image(&self, image: &str, _output: &mut dyn std::io::Write) -> Result<()> {
+        Err(EngineError::Unsupported {
+            what: format!("writing the image {image:?}"),
+            reason: format!("{} does not give images away", self.kind()),
+        })
     }
 
     /// Gives a container another name; the name must be free.

@@ -43,16 +43,6 @@ pub enum EvidenceError {
         /// Which.
         id: String,
     },
-    /// The container does not allow it as it is.
-    #[error("container {name:?} is {actual}; it must be {needed}")]
-    WrongState {
-        /// The container.
-        name: String,
-        /// What it is doing.
-        actual: &'static str,
-        /// What it would have to be doing.
-        needed: &'static str,
-    },
     /// The engine refused or failed.
     #[error("could not {action}")]
     Engine {

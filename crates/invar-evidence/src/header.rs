@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use invar_drift::Namespace;
 use invar_engine::{Container, ContainerId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,9 @@ pub struct Header {
     pub kernel: String,
     /// Which Invar took it.
     pub tool: String,
+    /// Where the overlay of the container keeps its marks.
+    #[serde(default)]
+    pub marks: Marks,
     /// What was found; only once it is sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
@@ -61,6 +65,33 @@ pub struct Features {
     /// Must not be read when unknown.
     #[serde(default)]
     pub incompatible: Vec<String>,
+}
+
+/// Which extended attributes of the upper directory are overlayfs's own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Marks {
+    /// `trusted.overlay.`: mounted by root.
+    #[default]
+    Trusted,
+    /// `user.overlay.`: mounted in a user namespace.
+    User,
+}
+
+impl Marks {
+    pub(crate) fn prefix(self) -> &'static str {
+        match self {
+            Self::Trusted => "trusted.overlay.",
+            Self::User => "user.overlay.",
+        }
+    }
+
+    pub(crate) fn namespace(self) -> Namespace {
+        match self {
+            Self::Trusted => Namespace::Trusted,
+            Self::User => Namespace::User,
+        }
+    }
 }
 
 /// The container as it was found.
@@ -159,6 +190,7 @@ impl Header {
             host: system.nodename().to_string_lossy().into_owned(),
             kernel: system.release().to_string_lossy().into_owned(),
             tool: format!("invar {}", env!("CARGO_PKG_VERSION")),
+            marks: Marks::default(),
             summary: None,
         }
     }

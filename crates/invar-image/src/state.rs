@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::error::{ImageError, Result};
@@ -24,6 +25,9 @@ pub fn open(root: &Path, component: &'static str, migrations: &[&str]) -> Result
     // newest transactions may be lost, and each step redoes or undoes itself then.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    // The last one to close would write the log into the database and wait for the disk, at the
+    // end of every command; the log is written back when it has grown.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     migrate(&mut connection, component, migrations)?;
     Ok(connection)
 }

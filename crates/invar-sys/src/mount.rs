@@ -56,6 +56,17 @@ impl Overlay<'_> {
     /// Mounts it. Data-only layers need Linux 6.5; a single lower without an upper is refused by
     /// the kernel.
     pub fn mount(&self) -> io::Result<OwnedFd> {
+        self.mount_with(false)
+    }
+
+    /// As [`Overlay::mount`], for an upper directory that need not survive a crash of the machine:
+    /// nothing is written out when it is unmounted (`volatile`), which otherwise waits for the
+    /// whole file system below.
+    pub fn mount_volatile(&self) -> io::Result<OwnedFd> {
+        self.mount_with(true)
+    }
+
+    fn mount_with(&self, is_volatile: bool) -> io::Result<OwnedFd> {
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_set_string(&context, "source", self.source)?;
         if !self.data.is_empty() {
@@ -66,6 +77,9 @@ impl Overlay<'_> {
         if let Some((upper, work)) = self.upper {
             fsconfig_set_string(&context, "upperdir", fd_path(upper))?;
             fsconfig_set_string(&context, "workdir", fd_path(work))?;
+            if is_volatile {
+                fsconfig_set_flag(&context, "volatile")?;
+            }
         }
         create(&context)?;
         let attributes = match self.upper {

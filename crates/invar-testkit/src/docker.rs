@@ -23,6 +23,11 @@ pub struct PrivateDocker {
 impl PrivateDocker {
     /// Starts it and waits until it answers.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with more arguments for the daemon.
+    pub fn start_with(args: &[&str]) -> Self {
         require_root();
         let dockerd = require("dockerd", "docker.io");
         require("docker", "docker.io");
@@ -43,6 +48,7 @@ impl PrivateDocker {
             .arg(at("pid"))
             .arg("--host")
             .arg(format!("unix://{}", at("socket").display()))
+            .args(args)
             .stdin(Stdio::null())
             .stdout(log.into_parts().0);
         command.stderr(fs::File::create(at("errors")).unwrap().into_parts().0);

@@ -8,6 +8,13 @@ use tempfile::TempDir;
 use crate::patience::eventually;
 use crate::tool::{checked, require, require_root};
 
+/// Flags for `podman run` with which a container starts also where limits must not be raised.
+pub const RUN: [&str; 3] = [
+    "--network=none",
+    "--ulimit=nofile=1024:1024",
+    "--ulimit=nproc=1000:1000",
+];
+
 /// A Podman with its own images and containers; gone when dropped.
 #[derive(Debug)]
 pub struct PrivatePodman {
@@ -63,6 +70,8 @@ impl PrivatePodman {
             .arg("--runroot")
             .arg(self.directory.path().join("run"))
             .args([
+                "--runtime=runc",
+                // crun refuses a host with both versions of control groups.
                 "--runtime=runc",
                 "--cgroup-manager=cgroupfs",
                 "--storage-driver=overlay",

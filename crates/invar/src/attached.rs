@@ -16,8 +16,8 @@ use invar_engine::{ContainerId, Engine, EngineError, Stdio};
 use invar_sys::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SignalFd};
 
 use crate::exit::{Advise as _, NOT_EXECUTABLE, PROGRAM_NOT_FOUND};
-use crate::printer;
 use crate::terminal::{self, Raw};
+use crate::{printer, signals};
 
 /// What reaches the program instead of ending the command, and the news of the terminal's size.
 const HELD: [i32; 7] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH];
@@ -37,7 +37,8 @@ impl Attached {
     /// command before the program can get it. To be called before any thread starts.
     pub(crate) fn prepare(tty: bool, stdin: bool) -> anyhow::Result<Self> {
         terminal::require(tty, stdin)?;
-        let signals = SignalFd::block(&HELD).context("could not take over the signals")?;
+        let signals =
+            SignalFd::block(&signals::heeded(&HELD)).context("could not take over the signals")?;
         Ok(Self {
             tty,
             stdin,

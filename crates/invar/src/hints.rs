@@ -5,16 +5,33 @@ use std::ffi::{OsStr, OsString};
 
 use clap::error::{ContextKind, ContextValue};
 use invar_engine::EngineError;
+use invar_evidence::EvidenceError;
 use invar_image::ImageError;
 
 use crate::exit;
 
 /// What to do about an error, when that does not depend on the command.
 pub(crate) fn next_step(error: &anyhow::Error) -> Option<String> {
+    if let Some(hint) = exit::find::<EvidenceError>(error).and_then(of_evidence) {
+        return Some(hint);
+    }
     if let Some(error) = exit::find::<EngineError>(error) {
         return of_engine(error);
     }
     exit::find::<ImageError>(error).and_then(of_image)
+}
+
+fn of_evidence(error: &EvidenceError) -> Option<String> {
+    let text = match error {
+        EvidenceError::NotFound { .. } => "list the evidence with: invar evidence ls".to_owned(),
+        EvidenceError::BrokeOff { id, .. } => {
+            format!("finish it with: invar evidence resume {id}")
+        }
+        EvidenceError::NotSealed { id } => format!("seal it with: invar evidence resume {id}"),
+        EvidenceError::Busy { .. } => "wait until the other process is done".to_owned(),
+        _ => return None,
+    };
+    Some(text)
 }
 
 fn of_engine(error: &EngineError) -> Option<String> {

@@ -20,6 +20,9 @@ pub(crate) enum Format {
     Jsonl,
 }
 
+/// Long listings are written in pieces of this size.
+const BUFFER: usize = 64 * 1024;
+
 /// Writes one line of a result.
 pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{}", text.as_ref())
@@ -27,7 +30,7 @@ pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {
 
 /// Writes many lines of a result.
 pub(crate) fn lines(texts: impl Iterator<Item = String>) -> io::Result<()> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = io::BufWriter::with_capacity(BUFFER, io::stdout().lock());
     for text in texts {
         writeln!(out, "{text}")?;
     }
@@ -78,7 +81,7 @@ pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
 
 /// Writes each value as one line of JSON.
 pub(crate) fn jsonl<T: Serialize>(values: impl IntoIterator<Item = T>) -> io::Result<()> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = io::BufWriter::with_capacity(BUFFER, io::stdout().lock());
     for value in values {
         serde_json::to_writer(&mut out, &value)?;
         writeln!(out)?;

@@ -3,10 +3,12 @@
 use std::io::{self, IsTerminal as _};
 use std::sync::{Mutex, Once, PoisonError};
 
+use invar_sys::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SignalFd};
 use rustix::stdio::stdin;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::exit::failure;
+use crate::signals;
 
 /// How the terminal was before, while it is raw.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
@@ -50,6 +52,21 @@ pub(crate) fn restore() {
         // The terminal may be gone, and then there is nothing to restore.
         tcsetattr(stdin(), OptionalActions::Now, &before).ok();
     }
+}
+
+/// Has signals that end this command give the terminal back first. To be called before any thread
+/// starts.
+pub(crate) fn restore_on_signals() -> io::Result<()> {
+    let ends = signals::heeded(&[SIGHUP, SIGINT, SIGQUIT, SIGTERM]);
+    let signals = SignalFd::block(&ends)?;
+    std::thread::spawn(move || {
+        if let Ok(signal) = signals.wait() {
+            restore();
+            #[allow(clippy::exit, reason = "the other thread waits for the program")]
+            std::process::exit(128 + signal);
+        }
+    });
+    Ok(())
 }
 
 /// Fails when a program is to have a terminal and read from it, and there is none.

@@ -4,6 +4,7 @@
 mod support;
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use fs_err as fs;
@@ -51,7 +52,7 @@ fn every_claim_holds_and_nothing_stays_behind() {
     let claims: Vec<&Value> = claims
         .flat_map(|step| step["claims"].as_array().unwrap())
         .collect();
-    assert!(claims.len() > 20, "{}", claims.len());
+    assert!(claims.len() > 30, "{}", claims.len());
     assert!(claims.iter().all(|claim| claim["holds"] == true), "{out}");
     assert!(is_empty(place.path()) && !is_mounted(place.path()) && !has_processes(place.path()));
     assert!(
@@ -80,7 +81,7 @@ fn an_interrupted_drill_clears_everything_away() {
     for (after, name, expected) in [
         ("taken on stage", "INT", 130),
         ("read-only one", "TERM", 143),
-        ("writable one", "HUP", 129),
+        ("captured and replaced", "HUP", 129),
     ] {
         let (invar, place) = (empty(), place());
         let mut child = {
@@ -138,7 +139,10 @@ fn a_kept_stage_can_be_looked_at() {
         .path();
     let root = root.to_str().unwrap();
     assert!(out.contains(root), "{out}");
-    assert_eq!(invar.run(&["--root", root, "ps", "-aq"]).lines().count(), 2);
+    let mode = fs::metadata(root).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "others could read it");
+    let listing = invar.run(&["--root", root, "evidence", "ls"]);
+    assert!(listing.contains("sealed"), "{listing}");
     assert_eq!(
         invar.run(&["--root", root, "ps", "-q"]),
         "",

@@ -543,3 +543,86 @@ fn evidence_is_private_and_sealed_evidence_is_removed_only_with_force() {
     assert_eq!(code, Some(1));
     assert!(err.contains(&format!("no evidence named {id:?}")), "{err}");
 }
+
+#[test]
+fn opened_evidence_can_be_read_and_neither_changed_nor_executed_nor_followed() {
+    let host = Host::embedded();
+    host.attacked("web", &[]);
+    let id = host.run(&["capture", "--stop", "web"]);
+    let place = host.invar().root().join("place");
+    fs::create_dir(&place).unwrap();
+    let look = "cat raw/upper/srv/d/d/../../names/back*; tail -n 1 raw/upper/etc/passwd; \
+        touch planted; raw/upper/tmp/rootme true; cat raw/upper/srv-link; pwd";
+    let opened = host.output(&["evidence", "open", &id, "--", "sh", "-c", look]);
+    let (code, out, err) = outcome_of(&opened);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.starts_with("evil:x:0:0::/:/bin/sh\n/"), "{out}");
+    for refused in [
+        "Read-only file system",
+        "Permission denied",
+        "Too many levels",
+    ] {
+        assert!(err.contains(refused), "{refused}: {err}");
+    }
+    // Nothing is left of it.
+    let inside = out.lines().last().unwrap();
+    assert!(!Path::new(inside).exists(), "{inside}");
+
+    host.run(&["evidence", "open", &id, "--at", place.to_str().unwrap()]);
+    let mounted = fs::read(place.join("evidence.json"));
+    rustix::mount::unmount(&place, rustix::mount::UnmountFlags::DETACH).unwrap();
+    assert!(!mounted.unwrap().is_empty());
+    assert_valid(&host, &id);
+}
+
+#[test]
+fn a_report_needs_nothing_else_and_escapes_hostile_names() {
+    let host = Host::embedded();
+    let script = "mkdir '/tmp/<script>alert(1)<' ; touch '/tmp/<script>alert(1)</script>'; \
+        touch \"/tmp/$(printf 'a\\342\\200\\256gpj.exe')\"; touch /ready; exec sleep 100000";
+    host.start("web", &[], script);
+    let upper = host.upper("web");
+    invar_testkit::eventually("it is ready", || upper.join("ready").exists().then_some(()));
+    let id = host.run(&["capture", "web"]);
+    let path = host.invar().root().join("report.html");
+    host.run(&["evidence", "report", &id, "-o", path.to_str().unwrap()]);
+    let page = fs::read_to_string(&path).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    assert!(page.contains("default-src &#39;none&#39;") || page.contains("default-src 'none'"));
+    assert!(page.contains("/tmp/&lt;script&gt;alert(1)&lt;"), "{page}");
+    assert!(page.contains(r"/tmp/a\u{202e}gpj.exe"), "{page}");
+    for forbidden in ["<script", "src=", "href=", "url(", "@import"] {
+        assert!(!page.contains(forbidden), "{forbidden}");
+    }
+}
+
+#[test]
+fn the_timeline_has_what_timesketch_needs_in_order() {
+    let host = Host::embedded();
+    host.attacked("web", &[]);
+    let id = host.run(&["capture", "web"]);
+    let events = jsonl(host.evidence(&id).join("timeline.jsonl"));
+    let mut last = String::new();
+    for event in &events {
+        for field in ["message", "datetime", "timestamp_desc"] {
+            assert!(event[field].is_string(), "{event}");
+        }
+        let time = event["datetime"].as_str().unwrap();
+        assert!(time.ends_with('Z'), "{time}");
+        let time = time.trim_end_matches('Z').to_owned();
+        // ISO 8601 in UTC compares as text, apart from the length of the fraction.
+        let (time_second, last_second) = (time.split('.').next(), last.split('.').next());
+        assert!(time_second >= last_second, "{time} after {last}");
+        last = time;
+    }
+    let has = |text: &str| {
+        events
+            .iter()
+            .any(|event| event["message"].as_str().unwrap().contains(text))
+    };
+    assert!(
+        has("/tmp/rootme written")
+            && has("started: sleep [/tmp/sleep 100000]")
+            && has("capture: frozen")
+    );
+}

@@ -226,7 +226,7 @@ fn nothing_of_the_host_is_mounted_or_visible() {
         let is_name = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"].contains(&target);
         let is_masked = target.starts_with("/proc/") || target.starts_with("/sys/");
         assert!(
-            root == "/" || is_masked || (is_name && root.ends_with(target)),
+            root == "/" || is_masked || (is_name && file_name(root) == file_name(target)),
             "{mount}"
         );
         let handles = mount.replace("=/proc/self/fd/", "=");
@@ -250,6 +250,10 @@ fn nothing_of_the_host_is_mounted_or_visible() {
     for name in names {
         assert!(["PATH", "HOSTNAME", "HOME"].contains(&name), "{name}");
     }
+}
+
+fn file_name(path: &str) -> Option<&str> {
+    path.rsplit('/').next()
 }
 
 #[test]

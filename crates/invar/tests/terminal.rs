@@ -51,15 +51,40 @@ fn the_terminal_is_given_back_as_it_was() {
 fn exec_has_a_terminal_too() {
     let invar = busybox();
     invar.run(&["run", "-d", "--name", "up", "busybox", "sleep", "1000"]);
-    let command = "before=$(stty -g); $INVAR exec -it up sh -c 'tty; stty size; echo $TERM; exit 3'; \
+    let command = "before=$(stty -g); $INVAR exec -it up sh -c 'tty; stty size; echo $TERM; \
+                   grep SigBlk /proc/self/status; exit 3'; \
                    echo code $?; [ \"$before\" = \"$(stty -g)\" ] && echo restored";
     let said = on_terminal(&invar, command, &[]);
-    for wanted in ["/dev/", "33 101", "xterm", "code 3", "restored"] {
+    for wanted in [
+        "/dev/",
+        "33 101",
+        "xterm",
+        "SigBlk:\t0000000000000000",
+        "code 3",
+        "restored",
+    ] {
         assert!(said.contains(wanted), "{wanted}: {said}");
     }
     let steps = [("# ", "send:echo $((6*7))\n"), ("42", "send:exit 6\n")];
     let said = on_terminal(&invar, "$INVAR exec -it up sh", &steps);
     assert!(said.ends_with("exit=6"), "{said}");
+}
+
+#[test]
+fn an_exec_that_is_ended_gives_the_terminal_back_first() {
+    let invar = busybox();
+    invar.run(&["run", "-d", "--name", "up", "busybox", "sleep", "1000"]);
+    let file = invar.root().join("pid");
+    let file = file.to_str().unwrap();
+    let command = format!(
+        "before=$(stty -g); sh -c 'echo $$ > {file}; exec $INVAR exec -it up sh -c \"{LOOP}\"'; \
+         echo code $?; [ \"$before\" = \"$(stty -g)\" ] && echo restored"
+    );
+    let said = on_terminal(&invar, &command, &[("ready", &format!("end:{file}"))]);
+    assert!(
+        said.contains("code 143") && said.contains("restored"),
+        "{said}"
+    );
 }
 
 #[test]

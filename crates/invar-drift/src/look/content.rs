@@ -23,6 +23,8 @@ pub(super) enum Now {
     AsInImage,
     /// This.
     Open(Content),
+    /// Nothing.
+    Empty,
     /// It cannot be told: gone or changed while it was looked at, or no regular file.
     Unknown,
 }
@@ -34,9 +36,15 @@ impl Look<'_, '_> {
         if !self.walk.options.content || file_type(new.stat) != FileType::RegularFile {
             return Ok(Now::Unknown);
         }
+        if new.stat.stx_size == 0 {
+            return Ok(Now::Empty);
+        }
         let source = self.chunk.place.source.as_deref();
         let location = match layer {
-            Layer::Upper(new) => Location::of(new.dir, new.name, self.walk.options.namespace)?,
+            Layer::Upper(new) => {
+                let namespace = self.walk.options.namespace;
+                Location::of(new.dir, new.name, namespace)?
+            }
             Layer::Below(_) => Location::Below,
         };
         let below = match location {
@@ -82,8 +90,10 @@ impl Look<'_, '_> {
     }
 
     pub(super) fn patch(&self, old: Option<Entry<'_>>, now: &Now) -> Option<Patch> {
-        let Now::Open(new) = now else {
-            return None;
+        let after = match now {
+            Now::Open(new) => new.whole(patch::LONGEST),
+            Now::Empty => Ok(Some(Vec::new())),
+            Now::AsInImage | Now::Unknown => return None,
         };
         if self.walk.patched.load(Ordering::Relaxed) > PATCHED {
             return Some(Patch::Omitted("enough was shown"));
@@ -94,7 +104,7 @@ impl Look<'_, '_> {
             }
             _ => Ok(Some(Vec::new())),
         };
-        let patch = match (before, new.whole(patch::LONGEST)) {
+        let patch = match (before, after) {
             (Ok(Some(before)), Ok(Some(after))) => patch::unified(&before, &after),
             (Ok(_), Ok(_)) => Patch::Omitted("too long"),
             _ => Patch::Omitted("changed meanwhile"),
@@ -110,7 +120,8 @@ impl Look<'_, '_> {
 
 pub(super) fn content_differs(now: &Now, old: Entry<'_>) -> Result<bool> {
     match now {
-        Now::AsInImage => Ok(false),
+        // Of an empty file the size has told already.
+        Now::AsInImage | Now::Empty => Ok(false),
         Now::Unknown => Ok(true),
         Now::Open(new) => {
             let old = open_file(old.dir, old.name.to_bytes())?;

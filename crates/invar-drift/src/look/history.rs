@@ -34,6 +34,7 @@ impl Look<'_, '_> {
         new.digest = match now {
             _ if !is_asked => Digest::None,
             Now::Open(content) => content.digest(),
+            Now::Empty => Digest::of_nothing(),
             Now::AsInImage => old.as_ref().map_or(Digest::Unreadable, |old| old.digest),
             Now::Unknown => Digest::Unreadable,
         };

@@ -269,6 +269,10 @@ impl Engine for DockerEngine {
         Ok(options.iter().any(|option| option.contains("rootless")))
     }
 
+    fn save_image(&self, image: &str, output: &mut dyn std::io::Write) -> Result<()> {
+        streams::save_image(&self.runtime, &self.docker, image, output)
+    }
+
     fn rename(&self, id: &ContainerId, name: &ContainerName) -> Result<()> {
         let options = RenameContainerOptionsBuilder::default()
             .name(name.as_str())

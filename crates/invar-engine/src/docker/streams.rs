@@ -59,6 +59,25 @@ pub(super) fn logs(
     })
 }
 
+/// Writes an image as `docker save` does.
+pub(super) fn save_image(
+    runtime: &Runtime,
+    docker: &Docker,
+    image: &str,
+    output: &mut dyn std::io::Write,
+) -> Result<()> {
+    runtime.block_on(async {
+        let mut pieces = std::pin::pin!(docker.export_image(image));
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|error| api_error(image, error))?;
+            output
+                .write_all(&piece)
+                .map_err(|error| failed("write the image", &error.to_string()))?;
+        }
+        Ok(())
+    })
+}
+
 /// Runs a program in the container with output copied to this process's streams.
 pub(super) fn exec(
     runtime: &Runtime,

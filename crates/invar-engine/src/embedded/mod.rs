@@ -25,13 +25,15 @@ mod status;
 mod users;
 mod volumes;
 
+use std::collections::HashMap;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use fs_err as fs;
-use invar_image::ImageStore;
+use invar_image::{Digest, ImageStore};
 use invar_sys::process::{Identity, send_signal, wait_for_end};
 use invar_sys::signal::{SIGKILL, SIGTERM, SIGWINCH};
 use jiff::Timestamp;
@@ -55,6 +57,9 @@ pub struct EmbeddedEngine {
     layout: Layout,
     images: ImageStore,
     registry: Registry,
+    /// The status files of what this value started: one that removes itself at its end (`--rm`)
+    /// can then still be waited for.
+    started: Mutex<HashMap<ContainerId, Status>>,
 }
 
 /// Runs one of the roles this program plays besides its commands, when the first argument names
@@ -79,6 +84,7 @@ impl EmbeddedEngine {
         Ok(Self {
             images: ImageStore::open(&root)?,
             registry: Registry::open(&layout)?,
+            started: Mutex::default(),
             layout,
         })
     }
@@ -174,6 +180,11 @@ impl Engine for EmbeddedEngine {
         KIND
     }
 
+    fn save_image(&self, image: &str, output: &mut dyn std::io::Write) -> Result<()> {
+        let image = self.images.get(&Digest::parse(image)?)?;
+        Ok(self.images.save(&image, output)?)
+    }
+
     fn list(&self) -> Result<Vec<Container>> {
         let entries = self.registry.all()?;
         let mut containers = Vec::with_capacity(entries.len());
@@ -219,7 +230,12 @@ impl Engine for EmbeddedEngine {
     }
 
     fn start(&self, id: &ContainerId, stdio: Stdio) -> Result<()> {
-        self.start_entry(&self.registry.get(id)?, stdio)
+        let entry = self.registry.get(id)?;
+        let status = Status::open(&self.layout.container(id))?;
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        started.insert(id.clone(), status);
+        drop(started);
+        self.start_entry(&entry, stdio)
     }
 
     fn terminal_resized(&self, id: &ContainerId) -> Result<()> {
@@ -237,8 +253,13 @@ impl Engine for EmbeddedEngine {
     }
 
     fn wait(&self, id: &ContainerId) -> Result<ExitStatus> {
-        // Opened first: with `--rm` the file may be gone when the run has ended.
-        let mut status = Status::open(&self.layout.container(id))?;
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = started.remove(id);
+        drop(started);
+        let mut status = match known {
+            Some(status) => status,
+            None => Status::open(&self.layout.container(id))?,
+        };
         loop {
             let shim = status
                 .records()?

@@ -39,7 +39,13 @@ pub(super) fn build_scaffold(
     let work = directory.path().join("scaffold-work");
     layout::make_visible(&scaffold)?;
     layout::make_private(&work)?;
-    let root = overlay(&view, None, Some((&scaffold, &work)))?;
+    let upper = Writable {
+        upper: &scaffold,
+        work: &work,
+        // What a crash cuts short is made anew with the container.
+        is_volatile: true,
+    };
+    let root = overlay(&view, None, Some(&upper))?;
     for point in missing {
         point.make(root.as_fd())?;
     }
@@ -61,8 +67,18 @@ pub(super) fn mount(
     let (upper, work) = (directory.upper(), directory.work());
     // Gone when the changes of an earlier run were taken as evidence.
     layout::make_visible(&upper)?;
+    if config.auto_remove {
+        // The kernel refuses the work directory of a volatile overlay that was not unmounted well.
+        invar_sys::tree::remove(&work)
+            .map_err(|source| EngineError::io("remove", &work, source))?;
+    }
     layout::make_private(&work)?;
-    overlay(&view, scaffold.as_ref(), Some((&upper, &work)))
+    let writable = Writable {
+        upper: &upper,
+        work: &work,
+        is_volatile: config.auto_remove,
+    };
+    overlay(&view, scaffold.as_ref(), Some(&writable))
 }
 
 /// The root for a comparison: what the container started from, and what it wrote.
@@ -98,10 +114,18 @@ fn open_scaffold(directory: &Directory) -> Result<Option<OwnedFd>> {
     }
 }
 
+/// Where an overlay writes.
+struct Writable<'a> {
+    upper: &'a Path,
+    work: &'a Path,
+    /// Whether it may be lost with the machine.
+    is_volatile: bool,
+}
+
 fn overlay(
     view: &ImageView,
     scaffold: Option<&OwnedFd>,
-    writable: Option<(&Path, &Path)>,
+    writable: Option<&Writable<'_>>,
 ) -> Result<OwnedFd> {
     let lowers: Vec<BorrowedFd<'_>> = scaffold
         .into_iter()
@@ -120,7 +144,10 @@ fn overlay(
     }
     let upper = match writable {
         None => None,
-        Some((upper, work)) => Some((open_directory(upper)?, open_directory(work)?)),
+        Some(writable) => Some((
+            open_directory(writable.upper)?,
+            open_directory(writable.work)?,
+        )),
     };
     let overlay = Overlay {
         source: "invar",
@@ -130,7 +157,11 @@ fn overlay(
             .as_ref()
             .map(|(upper, work)| (upper.as_fd(), work.as_fd())),
     };
-    overlay.mount().map_err(failed)
+    if writable.is_some_and(|writable| writable.is_volatile) {
+        overlay.mount_volatile().map_err(failed)
+    } else {
+        overlay.mount().map_err(failed)
+    }
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {

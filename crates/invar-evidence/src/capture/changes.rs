@@ -17,6 +17,7 @@ use super::upper;
 use crate::digest;
 use crate::error::{EvidenceError, Result};
 use crate::files;
+use crate::header::Marks;
 use crate::limits::Budget;
 use crate::tree::entry::{Entry, EntryKind};
 use crate::tree::list::Reader;
@@ -44,9 +45,14 @@ struct Line<'a> {
 }
 
 /// Compares an upper directory with what is below it, content included.
-pub(crate) fn compare(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>) -> Result<Comparison> {
+pub(crate) fn compare(
+    lower: BorrowedFd<'_>,
+    upper: BorrowedFd<'_>,
+    marks: Marks,
+) -> Result<Comparison> {
     let options = Options {
         content: true,
+        namespace: marks.namespace(),
         ..Options::default()
     };
     let mut comparison = invar_drift::compare(lower, upper, &options)?;

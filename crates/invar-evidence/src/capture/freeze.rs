@@ -87,8 +87,8 @@ impl<'a> Frozen<'a> {
         Ok(self.frozen_ms())
     }
 
-    /// Kills every process without letting one run another instruction; how long they were frozen,
-    /// in milliseconds.
+    /// Kills every process without letting one run another instruction; how long they were frozen
+    /// before that, in milliseconds. Returns once the engine has cleaned up after them.
     ///
     /// On cgroup v1 a frozen process takes a signal only once it is thawed, but then before
     /// anything else. The first process is killed through the engine, so that it knows of it and
@@ -119,12 +119,12 @@ impl<'a> Frozen<'a> {
         // From here on a thaw is part of the killing.
         self.is_ours = false;
         self.thaw_if_frozen();
+        let frozen_ms = self.frozen_ms();
         match self.engine.wait(&self.id) {
             Ok(_) | Err(EngineError::NotFound { .. }) => {}
             Err(error) if self.has_ended() => drop(error),
             Err(error) => return Err(EvidenceError::engine("wait for the container")(error)),
         }
-        let frozen_ms = self.frozen_ms();
         log.step(Step::Killed { frozen_ms })?;
         Ok(frozen_ms)
     }

@@ -82,7 +82,7 @@ pub enum Step {
     Killing,
     /// No process is left.
     Killed {
-        /// How long the container was frozen, in milliseconds.
+        /// How long the container was frozen before it was killed, in milliseconds.
         frozen_ms: u64,
     },
     /// The container goes on.

@@ -25,7 +25,7 @@ pub(crate) mod upper;
 
 use std::os::fd::AsFd as _;
 
-use invar_drift::Comparison;
+use invar_drift::{Comparison, Namespace};
 use invar_engine::{Container, Engine, MountKind, RootFs, State};
 use jiff::Timestamp;
 
@@ -38,11 +38,11 @@ pub(crate) use self::resume::take_up;
 use self::tmpfs::Tmpfs;
 use crate::error::{EvidenceError, Result};
 use crate::files;
-use crate::header::{Header, Plan};
+use crate::header::{Header, Marks, Plan};
 use crate::limits::{Budget, Limits};
 use crate::store::{Draft, EvidenceStore};
-use crate::tree::open_dir;
 use crate::tree::take::{Method, Taken};
+use crate::tree::{open_dir, stat};
 
 /// A capture at work.
 pub(crate) struct Capture<'a> {
@@ -120,6 +120,8 @@ impl<'a> Capture<'a> {
             Ok(root) => {
                 let owned = root.upper.as_ref().map(|upper| store.owns(&upper.path));
                 self.owns_upper = owned.unwrap_or(false);
+                self.draft.header.marks = self.marks(&root)?;
+                self.draft.header.write(&self.draft.dir)?;
                 self.root = Some(root);
                 Ok(())
             }
@@ -131,6 +133,28 @@ impl<'a> Capture<'a> {
                 self.draft.log.not_captured(b"root", error.chain())
             }
         }
+    }
+
+    /// A running container's own mount tells where its marks are; else the engine does.
+    fn marks(&self, root: &RootFs) -> Result<Marks> {
+        let seen = self
+            .container
+            .init_pid
+            .and_then(|pid| invar_drift::namespace_of(pid).ok().flatten());
+        if let Some(namespace) = seen {
+            return Ok(match namespace {
+                Namespace::Trusted => Marks::Trusted,
+                Namespace::User => Marks::User,
+            });
+        }
+        let upper = root.upper.as_ref();
+        let owner = upper.and_then(|upper| stat(upper.dir.as_fd(), c"").ok());
+        let is_roots = owner.is_none_or(|stat| stat.stx_uid == 0);
+        let rootless = EvidenceError::engine("ask the engine about itself");
+        if !is_roots && self.engine.is_rootless().map_err(rootless)? {
+            return Ok(Marks::User);
+        }
+        Ok(Marks::Trusted)
     }
 
     /// Whether the container is gone afterwards, and all that was not taken with it.
@@ -217,7 +241,11 @@ impl<'a> Capture<'a> {
             upper: Some(upper),
         }) = &self.root
         {
-            self.comparison = Some(changes::compare(lower.as_fd(), upper.dir.as_fd())?);
+            self.comparison = Some(changes::compare(
+                lower.as_fd(),
+                upper.dir.as_fd(),
+                self.draft.header.marks,
+            )?);
         }
         Ok(())
     }
@@ -339,7 +367,7 @@ impl<'a> Capture<'a> {
             comparison
         } else {
             let taken = open_dir(&place).map_err(EvidenceError::io("open", &place))?;
-            changes::compare(root.lower.as_fd(), taken.as_fd())?
+            changes::compare(root.lower.as_fd(), taken.as_fd(), self.draft.header.marks)?
         };
         let lower = root.lower.as_fd();
         changes::write(

@@ -16,6 +16,8 @@ const LOCAL: &[&str] = &[
 pub(crate) struct Mount {
     /// Where, as the process sees it.
     pub(crate) point: Vec<u8>,
+    /// Whether the whole file system is shown, and not one directory or file of it.
+    pub(crate) is_whole: bool,
     /// The file system's type.
     pub(crate) kind: String,
 }
@@ -66,10 +68,16 @@ impl Mounts {
 fn parse_line(line: &[u8]) -> Option<(u64, Mount)> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let point = unescape(fields.nth(3)?);
+    let is_whole = fields.nth(2)? == b"/";
+    let point = unescape(fields.next()?);
     let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
     let kind = String::from_utf8_lossy(kind).into_owned();
-    Some((id, Mount { point, kind }))
+    let mount = Mount {
+        point,
+        is_whole,
+        kind,
+    };
+    Some((id, mount))
 }
 
 /// Space, tab, newline and backslash are written in octal.

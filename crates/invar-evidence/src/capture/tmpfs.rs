@@ -33,7 +33,9 @@ pub(crate) struct Tmpfs {
 /// The mount points of the container's temporary file systems.
 pub(crate) fn points(mounts: &Mounts) -> Vec<Vec<u8>> {
     let all = mounts.of_kind("tmpfs").into_iter();
-    all.map(|mount| mount.point.clone())
+    // An engine mounts single files, `/etc/hosts` among them, out of one of its own.
+    all.filter(|mount| mount.is_whole)
+        .map(|mount| mount.point.clone())
         .filter(|point| !MASKS.iter().any(|mask| point.starts_with(mask)))
         .collect()
 }

@@ -82,7 +82,7 @@ pub struct Replacement {
     pub order: Order,
     /// From the beginning until the fresh container was ready, in milliseconds.
     pub fresh_ms: u64,
-    /// How long the old container was frozen before it was killed.
+    /// How long the old container was frozen before it was killed, in milliseconds.
     pub frozen_ms: Option<u64>,
     /// How long neither container did its work.
     pub gap_ms: u64,

@@ -24,7 +24,7 @@ use serde_json::json;
 use self::dsse::Sealed;
 use self::key::PrivateKey;
 use crate::capture::log::{self, Record, Step, What};
-use crate::capture::{changes, timeline};
+use crate::capture::{changes, timeline, upper};
 use crate::custody::{self, Action};
 use crate::digest;
 use crate::error::{EvidenceError, Result};
@@ -101,7 +101,10 @@ fn summary(dir: &Path) -> Result<Summary> {
                 summary.frozen_ms = Some(frozen_ms);
             }
             What::Step(Step::Processes { count }) => summary.processes = count as u64,
-            What::Step(Step::Taken(taken)) => summary.upper = Some(taken),
+            What::Step(Step::Taken(mut taken)) => {
+                taken.entries = entries(&upper::listing(dir, "upper"))?;
+                summary.upper = Some(taken);
+            }
             What::NotCaptured { what, reason } => {
                 summary.gaps += 1;
                 if summary.not_captured.len() < MOST_GAPS {
@@ -112,6 +115,12 @@ fn summary(dir: &Path) -> Result<Summary> {
         }
     }
     Ok(summary)
+}
+
+/// How many entries a listing has.
+fn entries(listing: &Path) -> Result<u64> {
+    let counted = Lines::<serde::de::IgnoredAny>::open(listing)?;
+    counted.map(|line| line.map(|_| 1)).sum()
 }
 
 /// How many changes there are of each severity.

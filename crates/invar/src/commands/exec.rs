@@ -86,7 +86,7 @@ fn execute(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         interactive: args.interactive,
     };
     let raw = (args.tty && args.interactive)
-        .then(Raw::enter)
+        .then(|| terminal::restore_on_signals().and_then(|()| Raw::enter()))
         .transpose()
         .context("could not set up the terminal")?;
     let code = attached::with_code(found.engine.exec(&found.container.id, &exec))?;

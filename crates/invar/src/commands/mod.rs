@@ -76,7 +76,7 @@ pub(crate) enum Command {
 pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Command::Capture(args) => capture::run(cli, args),
-        Command::Completions(args) => Ok(completions::run(args)),
+        Command::Completions(args) => completions::run(args),
         Command::Create(args) => create::run(cli, args),
         Command::Diff(args) => diff::run(cli, args),
         Command::Drill(args) => drill::run(cli, args),

@@ -13,6 +13,7 @@
 pub(crate) mod app;
 mod attack;
 mod comparison;
+mod proof;
 mod report;
 mod site;
 mod stage;
@@ -86,5 +87,14 @@ fn play(plan: &Plan<'_>, stage: &Stage, report: &mut Report) -> anyhow::Result<(
     })?;
     report.step("invar diff says what changed", |step| {
         comparison::check(&target, &loose, step)
+    })?;
+    let evidence = report.step("the container is captured and replaced", |step| {
+        proof::replace(stage, &target, &loose, step)
+    })?;
+    report.step("the evidence is verified", |step| {
+        proof::verify(stage, &evidence, step)
+    })?;
+    report.step("a copy of the evidence is forged", |step| {
+        proof::tamper(stage, &target, &evidence, step)
     })
 }

@@ -41,6 +41,16 @@ impl Site {
         })
     }
 
+    /// The container that has taken the place of this one.
+    pub(super) fn replaced_by(&self, id: ContainerId) -> Self {
+        Self {
+            engine: Arc::clone(&self.engine),
+            id,
+            program: self.program.clone(),
+            writable: self.writable,
+        }
+    }
+
     pub(super) fn kind(&self) -> &'static str {
         if self.writable {
             "writable"

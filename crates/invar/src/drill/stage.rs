@@ -1,5 +1,7 @@
 //! Where the drill plays: a state root of its own that is gone afterwards, whatever happens.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -37,6 +39,7 @@ impl Stage {
         let signals = SignalFd::block(&[SIGHUP, SIGINT, SIGTERM])?;
         let directory = tempfile::Builder::new()
             .prefix("invar-drill-")
+            .permissions(Permissions::from_mode(0o700))
             .tempdir_in(std::env::var_os("TMPDIR").unwrap_or_else(|| PLACE.into()))
             .context("could not make a place for the drill")?;
         let engine = Arc::new(EmbeddedEngine::open(directory.path())?);

@@ -133,8 +133,9 @@ pub(crate) fn signal(pid: u32, name: &str) {
 }
 
 /// Runs a shell command on a terminal of 33 rows and 101 columns. Each step waits until its text
-/// was printed and then sends keys (`send:…`) or changes the size (`size:ROWSxCOLUMNS`). Returns
-/// everything printed; the last line is `exit=CODE`.
+/// was printed and then sends keys (`send:…`), changes the size (`size:ROWSxCOLUMNS`), or ends the
+/// process whose id is in a file (`end:PATH`). Returns everything printed; the last line is
+/// `exit=CODE`.
 pub(crate) fn on_terminal(invar: &Invar, command: &str, steps: &[(&str, &str)]) -> String {
     let mut python = Command::new(require("python3", "python3"));
     python

@@ -1,4 +1,4 @@
-import fcntl, os, pty, select, struct, sys, termios, time
+import fcntl, os, pty, select, signal, struct, sys, termios, time
 
 command, steps = sys.argv[1], sys.argv[2:]
 steps = list(zip(steps[::2], steps[1::2]))
@@ -32,6 +32,9 @@ while True:
         kind, value = action.split(":", 1)
         if kind == "send":
             os.write(terminal, value.encode())
+        elif kind == "end":
+            with open(value, encoding="utf-8") as file:
+                os.kill(int(file.read()), signal.SIGTERM)
         else:
             rows, columns = map(int, value.split("x"))
             fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))

@@ -105,6 +105,7 @@ enum Format {
 /// The JSON document; docs/formats/changes.md.
 #[derive(Serialize)]
 struct Document<'a> {
+    format: &'a str,
     version: u32,
     container: &'a str,
     id: &'a str,
@@ -156,6 +157,7 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
             printer::lines(table::changes(args, comparison).chain(table::mounts(args, &mounts)))?;
         }
         Format::Json => printer::json(&Document {
+            format: "invar-changes",
             version: 1,
             container: found.container.name.as_str(),
             id: found.container.id.as_str(),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use invar_drift::{Change, Comparison, DriftError, Kind, Namespace, Options, Rules};
+use invar_drift::{Comparison, DriftError, Kind, Namespace, Options, Rules};
 use invar_engine::{EngineError, RootFs, State, Upper};
 use rustix::fs::fstat;
 use serde::Serialize;
@@ -139,14 +139,10 @@ fn namespace(found: &Found, upper: &Upper) -> anyhow::Result<Namespace> {
 }
 
 fn reported(changes: Vec<(char, String)>, rules: &Rules, error: &EngineError) -> Compared {
-    let mut changes: Vec<Change> = changes
+    let list = changes
         .into_iter()
-        .filter_map(|(letter, path)| {
-            let kind = Kind::from_letter(letter)?;
-            Some(invar_drift::reported(kind, path.into_bytes(), rules))
-        })
-        .collect();
-    invar_drift::sort(&mut changes);
+        .filter_map(|(letter, path)| Some((Kind::from_letter(letter)?, path.into_bytes())));
+    let changes = invar_drift::reported(list.collect(), rules);
     Compared {
         comparison: Comparison {
             changes,

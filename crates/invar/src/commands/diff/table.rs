@@ -39,9 +39,15 @@ pub(crate) fn row(kind: Kind, change: &Change) -> String {
         Kind::Changed => AnsiColors::Yellow,
         Kind::Deleted => AnsiColors::Red,
     };
-    let mut line = painted(&kind.letter().to_string(), color);
-    line.push(' ');
-    line.push_str(&printer::escape(&change.path));
+    let mut line = String::with_capacity(change.path.len() + 2);
+    write!(
+        line,
+        "{} {}",
+        kind.letter()
+            .if_supports_color(Stream::Stdout, |letter| letter.color(color)),
+        printer::escape(&change.path)
+    )
+    .expect("writing to a String succeeds");
     if change.compatible.is_none() {
         let reasons: Vec<&str> = change.reasons.names().collect();
         let reasons = reasons.join(", ");

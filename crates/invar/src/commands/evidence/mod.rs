@@ -1,6 +1,9 @@
 //! `invar evidence`
 
+mod export;
 mod ls;
+mod open;
+mod redact;
 mod report;
 mod resume;
 mod rm;
@@ -24,7 +27,10 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Export(export::Args),
     Ls(ls::Args),
+    Open(open::Args),
+    Redact(redact::Args),
     Report(report::Args),
     Resume(resume::Args),
     Rm(rm::Args),
@@ -35,7 +41,10 @@ enum Command {
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     crate::privilege::require_root()?;
     match &args.command {
+        Command::Export(args) => export::run(cli, args),
         Command::Ls(args) => ls::run(cli, args),
+        Command::Open(args) => open::run(cli, args),
+        Command::Redact(args) => redact::run(cli, args),
         Command::Report(args) => report::run(cli, args),
         Command::Resume(args) => resume::run(cli, args),
         Command::Rm(args) => rm::run(cli, args),

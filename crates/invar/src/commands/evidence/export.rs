@@ -1,0 +1,122 @@
+//! `invar evidence export`
+
+use std::io::{self, IsTerminal as _, Seek as _, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use invar_evidence::{Evidence, EvidenceStore, Exported};
+
+use crate::cli::Cli;
+use crate::{engines, exit, printer};
+
+/// Write evidence as one archive: an OCI layout that docker, podman and skopeo load
+///
+/// It holds the image with the container's changes on top, whose program is taken away, and the
+/// evidence itself, with sums that `sha256sum -c` checks.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Id of the evidence, or its beginning or end
+    id: String,
+
+    /// File to write, which appears when it is complete; `-` for standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+
+    /// Leave the image's own layers out: smaller, but the image in it has the changes only
+    #[arg(long)]
+    without_image: bool,
+}
+
+pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
+    let store = EvidenceStore::open(cli.root())?;
+    let evidence = store.find(&args.id)?;
+    let image = if args.without_image {
+        None
+    } else {
+        Some(image(cli, &evidence)?)
+    };
+    let mut exported = None;
+    write(&args.output, &mut |out| {
+        exported = Some(invar_evidence::export(
+            &store,
+            &evidence,
+            image.as_ref().map(std::fs::File::try_clone).transpose()?,
+            out,
+        )?);
+        Ok(())
+    })?;
+    if let Some(exported) = exported {
+        notes(&exported);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes to a file that appears when it is complete, or to standard output.
+pub(super) fn write(
+    output: &Path,
+    write: &mut dyn FnMut(&mut dyn Write) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    if output == Path::new("-") {
+        if io::stdout().is_terminal() {
+            return Err(exit::failure(
+                "an archive is not written to a terminal",
+                "name a file with -o FILE",
+            ));
+        }
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        write(&mut out)?;
+        return Ok(out.flush()?);
+    }
+    super::write_whole(output, |file| {
+        let mut out = io::BufWriter::with_capacity(1 << 20, file);
+        write(&mut out)?;
+        Ok(out.flush()?)
+    })
+    .with_context(|| format!("could not write {}", output.display()))
+}
+
+/// The container's image as its engine gives it, in a file without a name.
+fn image(cli: &Cli, evidence: &Evidence) -> anyhow::Result<std::fs::File> {
+    let container = evidence
+        .header
+        .as_ref()
+        .map(|header| &header.container)
+        .with_context(|| format!("evidence {} has no readable header", evidence.id))?;
+    let mut file = tempfile::tempfile_in(cli.root())?;
+    let saved = engines::open(cli.root(), &container.engine).and_then(|engine| {
+        let mut out = io::BufWriter::with_capacity(1 << 20, &mut file);
+        engine.save_image(&container.image, &mut out)?;
+        Ok(out.flush()?)
+    });
+    if let Err(error) = saved {
+        let name = printer::escape(container.image_name.as_bytes());
+        return Err(exit::failure(
+            format!("the image {name} cannot be had any more: {error:#}"),
+            format!(
+                "export the changes only: invar evidence export {} --without-image -o FILE",
+                evidence.id
+            ),
+        ));
+    }
+    file.rewind()?;
+    Ok(file)
+}
+
+fn notes(exported: &Exported) {
+    if let Some(image) = &exported.image {
+        let base = if exported.has_base {
+            "the image and what changed"
+        } else {
+            "what changed, without the image"
+        };
+        printer::note(format!("exported {}: {image} is {base}", exported.id));
+    }
+    for gap in &exported.not_in_image {
+        let text = format!(
+            "not in the image, only in upper.tar: {}: {}",
+            gap.what, gap.reason
+        );
+        printer::note(printer::escape(text.as_bytes()));
+    }
+}
