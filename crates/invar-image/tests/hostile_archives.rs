@@ -3,7 +3,7 @@
     clippy::unwrap_used,
     clippy::too_many_lines,
     clippy::type_complexity,
-    reason = "in tests a panic is the report, and a table is as long as its rows"
+    reason = "in tests a panic is the report, and tables are long"
 )]
 
 use std::path::Path;

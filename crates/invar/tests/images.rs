@@ -2,7 +2,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::too_many_lines,
-    reason = "in tests a panic is the report, and a table is as long as its rows"
+    reason = "in tests a panic is the report, and tables are long"
 )]
 
 use std::io::Write;

@@ -3,7 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::type_complexity,
-    reason = "in tests a panic is the report, and a table says what its columns are"
+    reason = "in tests a panic is the report, and a table has one type"
 )]
 
 use std::path::Path;
