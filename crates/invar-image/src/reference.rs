@@ -82,7 +82,12 @@ impl fmt::Display for Reference {
 }
 
 fn familiar(name: &str) -> &str {
-    let without_registry = name.strip_prefix("docker.io/").unwrap_or(name);
+    let without_registry = match name.strip_prefix("docker.io/") {
+        // Without it, what follows would be read as another registry.
+        Some(rest) if split_registry(rest).0.is_some() => return name,
+        Some(rest) => rest,
+        None => name,
+    };
     match without_registry.strip_prefix("library/") {
         Some(rest) if without_registry.len() < name.len() && !rest.contains('/') => rest,
         _ => without_registry,
@@ -142,6 +147,8 @@ mod tests {
             ("localhost:5000/web", "localhost:5000/web:latest"),
             ("ghcr.io/team/web:v1", "ghcr.io/team/web:v1"),
             ("library/busybox", "library/busybox:latest"),
+            ("docker.io/docker.io/web", "docker.io/docker.io/web:latest"),
+            ("docker.io/localhost/web", "docker.io/localhost/web:latest"),
         ];
         for (text, expected) in table {
             assert_eq!(Reference::parse(text).unwrap().to_string(), expected);

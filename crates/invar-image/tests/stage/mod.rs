@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fmt::Write as _;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -119,7 +120,7 @@ pub(crate) fn listing(root: &Path) -> BTreeMap<String, String> {
         names.sort();
         for name in &names {
             let line = all.get_mut(name).unwrap();
-            *line = format!("{line} same as {names:?}");
+            write!(line, " same as {names:?}").unwrap();
         }
     }
     all
