@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{FileType, OFlags, Statx};
 use rustix::io::{Errno, Result};
 
+use crate::ancestors::Run;
 use crate::change::{Change, Kind, Reason};
 use crate::compare::{self, CAPABILITY, Entry};
 use crate::content;
@@ -42,9 +43,8 @@ pub(crate) fn add(walk: &Walk<'_>, found: &mut Found) -> crate::Result<()> {
             }
             other => other,
         };
-        found
-            .changes
-            .extend(other.map_err(|errno| read_error("look at", &path, errno))?);
+        let other = other.map_err(|errno| read_error("look at", &path, errno))?;
+        found.runs.extend(other.map(Run::from));
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use rayon::Scope;
 use rustix::fs::Statx;
 use rustix::io::Errno;
 
+use crate::ancestors::Run;
 use crate::change::Change;
 use crate::dir::{has_changed, open_dir, stat};
 use crate::entries::{self, Chunk};
@@ -45,7 +46,10 @@ pub(crate) struct Walk<'a> {
 /// What the jobs bring home.
 #[derive(Default)]
 pub(crate) struct Found {
+    /// Of the job that is under way.
     pub(crate) changes: Vec<Change>,
+    /// Changes of finished jobs.
+    pub(crate) runs: Vec<Run>,
     /// Paths that hold what the image has elsewhere.
     pub(crate) moved: Vec<(Vec<u8>, Origin)>,
     /// Paths of files that were copied up and are as they were, though they have several names.
@@ -56,7 +60,7 @@ pub(crate) struct Found {
 
 impl Found {
     fn append(&mut self, other: &mut Self) {
-        self.changes.append(&mut other.changes);
+        self.runs.append(&mut other.runs);
         self.moved.append(&mut other.moved);
         self.unchanged_links.append(&mut other.unchanged_links);
         self.indexed.append(&mut other.indexed);
@@ -118,7 +122,7 @@ impl<'a> Walk<'a> {
         }
         let mut found = std::mem::take(&mut *locked(&self.found));
         hardlinks::add(&self, &mut found)?;
-        let mut changes = ancestors::complete(std::mem::take(&mut found.changes));
+        let mut changes = ancestors::complete(std::mem::take(&mut found.runs));
         renames::name(&self, &found, &mut changes)?;
         Ok(Comparison {
             changes,
@@ -239,11 +243,6 @@ impl<'a> Walk<'a> {
             }
         }
         let found = &mut look.found;
-        // Sorted pieces are cheaper to sort as a whole, and this is done on all cores.
-        let name = chunk.place.path.len();
-        found
-            .changes
-            .sort_unstable_by(|a, b| a.path.get(name..).cmp(&b.path.get(name..)));
         let bytes: u64 = found.changes.iter().map(weight).sum();
         if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > PATH_BYTES_LIMIT {
             return Err(DriftError::TooLarge {
@@ -251,6 +250,9 @@ impl<'a> Walk<'a> {
                 limit: PATH_BYTES_LIMIT,
             });
         }
+        // Sorted here, on all cores.
+        let run = Run::new(chunk.place.path.clone(), std::mem::take(&mut found.changes));
+        found.runs.push(run);
         locked(&self.found).append(found);
         Ok(())
     }
