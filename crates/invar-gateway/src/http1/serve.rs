@@ -17,6 +17,7 @@ use super::encode::{self, Persistence};
 use super::framing::{self, Framing};
 use super::front::{Front, RequestBody};
 use super::head::{self, Bad, HeadLimits, RequestHead};
+use crate::buffers;
 use crate::connection::Connection;
 use crate::http::body::Body;
 use crate::http::fields::{has_token, take_expectation};
@@ -115,7 +116,7 @@ async fn next_request(
         let mut front = front.borrow_mut();
         front.output.release();
         if front.input.is_empty() {
-            front.input = BytesMut::new();
+            buffers::give(&mut front.input);
         }
         let idle = if is_draining {
             limits.drain_idle_ms
