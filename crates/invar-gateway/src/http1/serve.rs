@@ -424,6 +424,9 @@ async fn discard(front: &Shared, idle: Duration) -> bool {
     if front.borrow().decoder.is_done() {
         return true;
     }
+    if front.borrow().owes_continue() {
+        return false;
+    }
     let exchange = front.borrow().exchange;
     let mut body = RequestBody::new(front, exchange, idle.min(LINGER));
     let mut taken = 0;
@@ -447,8 +450,7 @@ async fn linger(front: &Shared) {
     });
     let read_on = async {
         drop(close.await);
-        let mut taken = 0;
-        while taken < DISCARD {
+        loop {
             let read = poll_fn(|cx| {
                 let mut front = front.borrow_mut();
                 front.input.clear();
@@ -457,7 +459,6 @@ async fn linger(front: &Shared) {
             if !matches!(read.await, Ok(true)) {
                 return;
             }
-            taken += front.borrow().input.len();
         }
     };
     drop(tokio::time::timeout(LINGER, read_on).await);
