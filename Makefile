@@ -7,7 +7,7 @@ TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 INVAR := target/$(TARGET)/release/invar
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
 
-.PHONY: help setup build-setup drill test lint deny bench fuzz clean
+.PHONY: help setup build-setup drill test lint deny bench soak fuzz clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -37,6 +37,9 @@ deny: build-setup ## Licences and sources of dependencies (installs cargo-deny o
 bench: setup ## Measure invar beside docker, podman, crun and find in one run
 	cargo build --release --bin invar
 	$(AS_ROOT) bench/run
+
+soak: build-setup ## Send a million requests through the gateway while traffic is switched
+	cargo test --release --package invar-gateway --test soak -- --ignored
 
 fuzz: build-setup ## Run every fuzz target for a bounded time
 	script/fuzz

@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 mod access_log;
+mod buffers;
 mod clock;
 pub mod config;
 mod connection;

@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use crate::buffers;
+
 /// A byte stream.
 #[derive(Debug)]
 pub(crate) enum Stream {
@@ -29,6 +31,9 @@ impl Stream {
         if let Self::Tcp(stream) = self {
             ready!(stream.poll_read_ready(cx))?;
         }
+        if buffer.capacity() == 0 {
+            *buffer = buffers::take();
+        }
         buffer.reserve(room);
         pin!(self.read_buf(buffer)).poll(cx)
     }
@@ -39,9 +44,10 @@ impl Stream {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+        match (self, parts) {
+            (Self::Tcp(stream), [part]) => Pin::new(stream).poll_write(cx, part),
+            (Self::Tcp(stream), _) => Pin::new(stream).poll_write_vectored(cx, parts),
+            (Self::Tls(stream), _) => Pin::new(stream).poll_write_vectored(cx, parts),
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::{Buf as _, BytesMut};
 use tokio::io::AsyncWrite as _;
 
+use crate::buffers;
 use crate::deadline::Deadline;
 use crate::stream::Stream;
 use crate::websocket::frames::Frames;
@@ -98,7 +99,7 @@ impl Pipe {
             match from.poll_fill(cx, &mut self.buffer, BUFFER) {
                 Poll::Ready(length) => self.ended = length? == 0,
                 Poll::Pending => {
-                    self.buffer = BytesMut::new();
+                    buffers::give(&mut self.buffer);
                     return Poll::Pending;
                 }
             }

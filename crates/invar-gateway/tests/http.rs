@@ -188,6 +188,21 @@ fn a_client_that_asks_first_is_told_to_send_its_body() {
 }
 
 #[test]
+fn an_answer_that_comes_before_the_body_is_sent_is_not_lost() {
+    let upstream = Upstream::start("r1");
+    let mut web = service("web", &[("r1", &[upstream.address])]);
+    web["policy"] = json!({"body_bytes": 4_000_000});
+    let gateway = Gateway::start(json!([web]));
+    for (size, expected) in [(1_000_000, 403), (3_000_000, 403), (5_000_000, 413)] {
+        let body = vec![b'x'; size];
+        let reply = Http::connect(gateway.address)
+            .unwrap()
+            .post("/status/403", &body);
+        assert_eq!(reply.unwrap().status, expected, "{size}");
+    }
+}
+
+#[test]
 fn slow_heads_and_bodies_are_ended_by_a_deadline() {
     let upstream = Upstream::start("r1");
     let gateway = Gateway::with(json!({

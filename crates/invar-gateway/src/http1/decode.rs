@@ -51,7 +51,7 @@ impl Decoder {
 
     /// How many bytes are worth reading at once.
     pub(crate) fn room(self) -> usize {
-        const MOST: u64 = 64 * 1024;
+        const MOST: u64 = 32 * 1024;
         match self {
             Self::Done | Self::ChunkLine | Self::ChunkEnd | Self::Trailers => 4 * 1024,
             Self::UntilClose => 16 * 1024,

@@ -86,6 +86,11 @@ impl Front {
         polled
     }
 
+    /// Whether the client still waits for leave to send its body. It will not send it then.
+    pub(crate) fn owes_continue(&self) -> bool {
+        self.owes_continue
+    }
+
     fn poll_body(&mut self, cx: &mut Context<'_>, idle: Duration) -> Poll<Item> {
         loop {
             match self.decoder.decode(&mut self.input) {

@@ -1,5 +1,7 @@
 //! Request and response heads from bytes.
 
+use std::mem::MaybeUninit;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
@@ -56,9 +58,9 @@ pub(crate) fn take_request(
     buffer: &mut BytesMut,
     limits: HeadLimits,
 ) -> Result<Option<RequestHead>, Bad> {
-    let mut fields = [httparse::EMPTY_HEADER; MOST_HEADERS];
-    let mut request = httparse::Request::new(&mut fields);
-    let length = match request.parse(buffer) {
+    let mut fields = [const { MaybeUninit::uninit() }; MOST_HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    let length = match request.parse_with_uninit_headers(buffer, &mut fields) {
         Ok(httparse::Status::Complete(length)) if length <= limits.bytes => length,
         Ok(httparse::Status::Partial) if buffer.len() < limits.bytes => {
             return reject_bare_line_feeds(buffer).map(|()| None);
@@ -71,11 +73,10 @@ pub(crate) fn take_request(
     let method = method(request.method.unwrap_or_default())?;
     let target = span(buffer, request.path.unwrap_or_default().as_bytes());
     let places = places(buffer, request.headers, limits)?;
-    let count = request.headers.len();
     let head = buffer.split_to(length).freeze();
     let target = target_uri(&method, head.slice(target))?;
     Ok(Some(RequestHead {
-        headers: headers(&head, &places[..count])?,
+        headers: headers(&head, &places)?,
         method,
         target,
         version,
@@ -87,9 +88,11 @@ pub(crate) fn take_response(
     buffer: &mut BytesMut,
     limits: HeadLimits,
 ) -> Result<Option<ResponseHead>, Bad> {
-    let mut fields = [httparse::EMPTY_HEADER; MOST_HEADERS];
-    let mut response = httparse::Response::new(&mut fields);
-    let length = match response.parse(buffer) {
+    let mut fields = [const { MaybeUninit::uninit() }; MOST_HEADERS];
+    let mut response = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    let parsed = parser.parse_response_with_uninit_headers(&mut response, buffer, &mut fields);
+    let length = match parsed {
         Ok(httparse::Status::Complete(length)) if length <= limits.bytes => length,
         Ok(httparse::Status::Partial) if buffer.len() < limits.bytes => return Ok(None),
         Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(TOO_LARGE),
@@ -99,10 +102,9 @@ pub(crate) fn take_response(
     let status = status.map_err(|_invalid| bad("the status code is not one"))?;
     let version = version(response.version);
     let places = places(buffer, response.headers, limits)?;
-    let count = response.headers.len();
     let head = buffer.split_to(length).freeze();
     Ok(Some(ResponseHead {
-        headers: headers(&head, &places[..count])?,
+        headers: headers(&head, &places)?,
         status,
         version,
     }))
@@ -124,9 +126,8 @@ pub(crate) fn take_trailers(
     };
     reject_bare_line_feeds(&buffer[..length])?;
     let places = places(buffer, parsed, limits)?;
-    let count = parsed.len();
     let section = buffer.split_to(length).freeze();
-    headers(&section, &places[..count]).map(Some)
+    headers(&section, &places).map(Some)
 }
 
 type Place = (std::ops::Range<usize>, std::ops::Range<usize>);
@@ -136,18 +137,15 @@ fn places(
     buffer: &[u8],
     fields: &[httparse::Header<'_>],
     limits: HeadLimits,
-) -> Result<[Place; MOST_HEADERS], Bad> {
+) -> Result<Vec<Place>, Bad> {
     if fields.len() > limits.headers {
         return Err(TOO_LARGE);
     }
-    let mut places = [const { (0..0, 0..0) }; MOST_HEADERS];
-    for (place, field) in places.iter_mut().zip(fields) {
-        *place = (
-            span(buffer, field.name.as_bytes()),
-            span(buffer, field.value),
-        );
-    }
-    Ok(places)
+    let place = |field: &httparse::Header<'_>| {
+        let name = span(buffer, field.name.as_bytes());
+        (name, span(buffer, field.value))
+    };
+    Ok(fields.iter().map(place).collect())
 }
 
 /// Where a part of the buffer stands in it.

@@ -68,8 +68,13 @@ impl Outbox {
                 IoSlice::new(&self.large),
                 IoSlice::new(self.tail),
             ];
-            let first = parts.iter().position(|part| !part.is_empty()).unwrap_or(0);
-            let taken = ready!(stream.poll_write_parts(cx, &parts[first..]))?;
+            // Most answers are small and all in the first part.
+            let parts = if self.large.is_empty() && self.tail.is_empty() {
+                &parts[..1]
+            } else {
+                &parts[parts.iter().position(|part| !part.is_empty()).unwrap_or(0)..]
+            };
+            let taken = ready!(stream.poll_write_parts(cx, parts))?;
             if taken == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }

@@ -17,6 +17,7 @@ use super::encode::{self, Persistence};
 use super::framing::{self, Framing};
 use super::front::{Front, RequestBody};
 use super::head::{self, Bad, HeadLimits, RequestHead};
+use crate::buffers;
 use crate::connection::Connection;
 use crate::http::body::Body;
 use crate::http::fields::{has_token, take_expectation};
@@ -115,7 +116,7 @@ async fn next_request(
         let mut front = front.borrow_mut();
         front.output.release();
         if front.input.is_empty() {
-            front.input = BytesMut::new();
+            buffers::give(&mut front.input);
         }
         let idle = if is_draining {
             limits.drain_idle_ms
@@ -423,6 +424,9 @@ async fn discard(front: &Shared, idle: Duration) -> bool {
     if front.borrow().decoder.is_done() {
         return true;
     }
+    if front.borrow().owes_continue() {
+        return false;
+    }
     let exchange = front.borrow().exchange;
     let mut body = RequestBody::new(front, exchange, idle.min(LINGER));
     let mut taken = 0;
@@ -446,8 +450,7 @@ async fn linger(front: &Shared) {
     });
     let read_on = async {
         drop(close.await);
-        let mut taken = 0;
-        while taken < DISCARD {
+        loop {
             let read = poll_fn(|cx| {
                 let mut front = front.borrow_mut();
                 front.input.clear();
@@ -456,7 +459,6 @@ async fn linger(front: &Shared) {
             if !matches!(read.await, Ok(true)) {
                 return;
             }
-            taken += front.borrow().input.len();
         }
     };
     drop(tokio::time::timeout(LINGER, read_on).await);

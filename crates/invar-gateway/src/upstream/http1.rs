@@ -15,7 +15,8 @@ use http_body::{Body as _, Frame};
 use rustix::net::RecvFlags;
 use tokio::net::TcpStream;
 
-use super::{Failure, Sent, Stage};
+use super::{Failure, Sent, Stage, connect};
+use crate::buffers;
 use crate::config::PolicyConfig;
 use crate::deadline::Deadline;
 use crate::http::body::{Body, BodyError, Item};
@@ -27,6 +28,7 @@ use crate::http1::head::{self, HeadLimits, ResponseHead};
 use crate::http1::outbox::Outbox;
 use crate::limits::ms;
 use crate::stream::Stream;
+use crate::traffic::endpoint::Endpoint;
 use crate::worker::Worker;
 
 const HEAD: HeadLimits = HeadLimits {
@@ -153,8 +155,36 @@ impl Pump {
     }
 }
 
-/// Sends a request and waits for the head of its answer.
-pub(super) async fn exchange(
+/// Sends a request on a kept connection, or on a new one where there is none that takes it.
+pub(super) async fn send(
+    worker: &Rc<Worker>,
+    endpoint: &Endpoint,
+    policy: &PolicyConfig,
+    parts: &Parts,
+    mut body: Body,
+) -> Result<Sent, Failure> {
+    while let Some(wire) = worker.pool.take(endpoint.id) {
+        match exchange(worker, endpoint.id, wire, policy, parts, body).await {
+            // It died while it was idle: nobody's fault, and nothing was sent.
+            Err(Failure {
+                stage: Stage::Unsent,
+                body: Some(whole),
+                ..
+            }) => body = whole,
+            other => return other,
+        }
+    }
+    match connect(endpoint, ms(policy.connect_ms)).await {
+        Ok(stream) => {
+            let wire = Wire::new(stream, ms(policy.response_ms));
+            exchange(worker, endpoint.id, wire, policy, parts, body).await
+        }
+        Err(reason) => Err(Failure::unsent(reason, Some(body))),
+    }
+}
+
+/// Sends a request on a connection and waits for the head of its answer.
+async fn exchange(
     worker: &Rc<Worker>,
     endpoint: u64,
     mut wire: Wire,
@@ -417,8 +447,10 @@ impl ResponseBody {
             && whole
             && wire.input.is_empty()
         {
-            wire.input = BytesMut::new();
-            wire.output.release();
+            // Kept with its memory, unless a large body made it large.
+            if wire.input.capacity() > 2 * buffers::SIZE {
+                wire.input = BytesMut::new();
+            }
             let limits = &self.worker.shared.table.load().config.limits;
             let keep = ms(limits.idle_upstream_ms);
             self.worker

@@ -16,23 +16,44 @@ use crate::limits::ms;
 use crate::traffic::endpoint::Endpoint;
 use crate::worker::{LocalExecutor, Worker};
 
+/// Sends a request on the kept connection, or on a new one when that takes no more.
 pub(super) async fn send(
     worker: &Rc<Worker>,
     endpoint: &Endpoint,
     policy: &PolicyConfig,
     parts: &Parts,
+    mut body: Body,
+) -> Result<Sent, Failure> {
+    if let Some(sender) = worker.pool.http2(endpoint.id) {
+        match exchange(sender, policy, parts, body).await {
+            // It ended while it was idle: nobody's fault, and nothing was sent.
+            Err(Failure {
+                stage: Stage::Unsent,
+                body: Some(whole),
+                ..
+            }) => body = whole,
+            other => return other,
+        }
+        worker.pool.forget_http2(endpoint.id);
+    }
+    match open(endpoint, policy).await {
+        Ok(sender) => {
+            worker.pool.put_http2(endpoint.id, sender.clone());
+            exchange(sender, policy, parts, body).await
+        }
+        Err(reason) => Err(Failure::unsent(reason, Some(body))),
+    }
+}
+
+async fn exchange(
+    mut sender: SendRequest<Body>,
+    policy: &PolicyConfig,
+    parts: &Parts,
     body: Body,
 ) -> Result<Sent, Failure> {
-    let mut sender = match sender(worker, endpoint, policy).await {
-        Ok(sender) => sender,
-        Err(reason) => return Err(Failure::unsent(reason, Some(body))),
-    };
+    const BROKE: &str = "the connection to the container broke";
     if sender.ready().await.is_err() {
-        worker.pool.forget_http2(endpoint.id);
-        return Err(Failure::unsent(
-            "the connection to the container broke",
-            Some(body),
-        ));
+        return Err(Failure::unsent(BROKE, Some(body)));
     }
     let mut request = Request::new(body);
     *request.method_mut() = parts.method.clone();
@@ -51,14 +72,7 @@ pub(super) async fn send(
             Ok(Sent::Response(Box::new(response)))
         }
         Ok(Err(mut error)) => match error.take_message() {
-            Some(request) => {
-                worker.pool.forget_http2(endpoint.id);
-                let body = request.into_body();
-                Err(Failure::unsent(
-                    "the connection to the container broke",
-                    Some(body),
-                ))
-            }
+            Some(request) => Err(Failure::unsent(BROKE, Some(request.into_body()))),
             None => Err(Failure::late(
                 Stage::Unanswered,
                 StatusCode::BAD_GATEWAY,
@@ -68,14 +82,10 @@ pub(super) async fn send(
     }
 }
 
-async fn sender(
-    worker: &Rc<Worker>,
+async fn open(
     endpoint: &Endpoint,
     policy: &PolicyConfig,
 ) -> Result<SendRequest<Body>, &'static str> {
-    if let Some(sender) = worker.pool.http2(endpoint.id) {
-        return Ok(sender);
-    }
     let stream = connect(endpoint, ms(policy.connect_ms)).await?;
     let handshake = Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
@@ -90,7 +100,6 @@ async fn sender(
         // Its end shows in the sender; each request has its own error.
         drop(connection.await);
     });
-    worker.pool.put_http2(endpoint.id, sender.clone());
     Ok(sender)
 }
 

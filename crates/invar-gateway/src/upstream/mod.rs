@@ -14,7 +14,6 @@ use tokio::net::TcpStream;
 use crate::config::{PolicyConfig, ServiceProtocol};
 use crate::http::body::Body;
 use crate::http1::head::ResponseHead;
-use crate::limits::ms;
 use crate::traffic::endpoint::Endpoint;
 use crate::worker::Worker;
 
@@ -89,14 +88,7 @@ pub(crate) async fn send(
     match protocol {
         ServiceProtocol::H2c => http2::send(worker, endpoint, policy, parts, body).await,
         ServiceProtocol::Http1 | ServiceProtocol::Tcp => {
-            let wire = match worker.pool.take(endpoint.id) {
-                Some(wire) => wire,
-                None => match connect(endpoint, ms(policy.connect_ms)).await {
-                    Ok(stream) => http1::Wire::new(stream, ms(policy.response_ms)),
-                    Err(reason) => return Err(Failure::unsent(reason, Some(body))),
-                },
-            };
-            http1::exchange(worker, endpoint.id, wire, policy, parts, body).await
+            http1::send(worker, endpoint, policy, parts, body).await
         }
     }
 }
