@@ -263,6 +263,7 @@ fn a_paused_container_stays_paused_and_an_exited_one_is_captured_too() {
     assert_eq!(host.status("web"), "paused");
     keeps_processes(&host.evidence(&id));
     host.run(&["kill", "web"]);
+    host.run(&["wait", "web"]);
     let id = host.run(&["capture", "web"]);
     let changes = jsonl(host.evidence(&id).join("changes.jsonl"));
     assert_eq!(line(&changes, "/tmp/rootme")["actual"], "A");

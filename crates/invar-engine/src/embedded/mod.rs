@@ -321,7 +321,10 @@ impl Engine for EmbeddedEngine {
         let (entry, container) = self.up(id)?;
         match container.state {
             State::Paused => Err(wrong_state(&entry.name, &container.state, "running")),
-            _ => Group::of(id).freeze(),
+            _ => Group::of(id).freeze().or_else(|error| {
+                // It may have ended just now, and its group with it.
+                self.up(id).and(Err(error))
+            }),
         }
     }
 
