@@ -57,7 +57,7 @@ def container(stack, directory: pathlib.Path) -> int:
     (directory / "megabyte").write_bytes(b"x" * 1_000_000)
     config = directory / "nginx.conf"
     config.write_text(f"""
-        daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/nginx.log;
+        user root; daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/nginx.log;
         events {{ worker_connections 2048; }}
         http {{
             access_log off; keepalive_requests 100000000; keepalive_timeout 600s; sendfile on; tcp_nodelay on;
