@@ -6,6 +6,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt as _;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -18,7 +20,15 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// A migration is one or more SQL statements; a released one never changes.
 pub fn open(root: &Path, component: &'static str, migrations: &[&str]) -> Result<Connection> {
-    let mut connection = Connection::open(root.join("state.db"))?;
+    let path = root.join("state.db");
+    // SQLite gives its other files the mode of this one. Environments hold secrets.
+    fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(ImageError::io("open", &path))?;
+    let mut connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // In WAL mode NORMAL keeps the database consistent after a crash of the machine; only the

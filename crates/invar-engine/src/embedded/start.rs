@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use fs_err as fs;
 use invar_sys::process::{command, inherit, read_only_self};
 
+use fs_err::os::unix::fs::OpenOptionsExt as _;
+use rustix::fs::FlockOperation;
 use rustix::thread::CapabilitySet;
 
 use super::layout::{self, Directory};
@@ -20,7 +22,7 @@ use super::shim::{Answer, Request};
 use super::status::{Record, Status};
 use super::{EmbeddedEngine, cgroup, root, users, volumes};
 use crate::config::{ContainerConfig, Network};
-use crate::container::State;
+use crate::container::{ContainerId, State};
 use crate::engine::Stdio;
 use crate::error::{EngineError, Result};
 
@@ -207,11 +209,14 @@ impl EmbeddedEngine {
     pub(super) fn create_entry(&self, entry: &Entry) -> Result<()> {
         let directory = self.layout.container(&entry.id);
         layout::make_private(&self.layout.containers())?;
+        // Until it is claimed, nobody may take the directory for one that was left behind.
+        let no_sweep = self.lock_directories(FlockOperation::LockShared)?;
         layout::make_private(directory.path())?;
         let status = Status::create(&directory)?;
         if !status.try_lock()? {
             unreachable!("the file was made for a fresh random id");
         }
+        drop(no_sweep);
         let made = self.fill(&directory, &entry.config, entry);
         if made.is_err() {
             // The error that stopped it matters more than what cleaning up says.
@@ -229,31 +234,63 @@ impl EmbeddedEngine {
 
     /// Removes directories without a container: of a creation or a removal that was killed.
     pub(super) fn sweep(&self) -> Result<()> {
-        let Ok(directories) = fs::read_dir(self.layout.containers()) else {
+        // While another container is being made it is left for the next time.
+        let Ok(claiming) = self.lock_directories(FlockOperation::NonBlockingLockExclusive) else {
             return Ok(());
         };
-        for directory in directories.flatten() {
-            let name = directory.file_name().into_string().unwrap_or_default();
-            let Ok(id) = crate::ContainerId::try_from(name) else {
-                continue;
-            };
-            if !matches!(self.registry.get(&id), Err(EngineError::NotFound { .. })) {
-                continue;
-            }
-            // Held until the directory is gone; one without the file was cut short before it had it.
-            let claim = Status::open(&self.layout.container(&id));
-            let is_busy = claim
-                .as_ref()
-                .is_ok_and(|status| !status.try_lock().unwrap_or(false));
-            if !is_busy {
-                self.discard_files(&id)?;
-            }
+        let left = self.claim_left_behind()?;
+        drop(claiming);
+        for (id, _claim) in left {
+            self.discard_files(&id)?;
         }
         Ok(())
     }
 
+    /// The directories of no container, each with the claim that keeps others from removing it
+    /// too. One without a status file was cut short before it had it.
+    fn claim_left_behind(&self) -> Result<Vec<(ContainerId, Option<Status>)>> {
+        let Ok(directories) = fs::read_dir(self.layout.containers()) else {
+            return Ok(Vec::new());
+        };
+        let mut left = Vec::new();
+        for directory in directories.flatten() {
+            let name = directory.file_name().into_string().unwrap_or_default();
+            let Ok(id) = ContainerId::try_from(name) else {
+                continue;
+            };
+            if self.registry.get(&id).is_ok() {
+                continue;
+            }
+            let claim = Status::open(&self.layout.container(&id)).ok();
+            if let Some(status) = &claim
+                && !status.try_lock()?
+            {
+                continue;
+            }
+            // Asked again once it is claimed: a container being made is in the registry when it lets go.
+            if matches!(self.registry.get(&id), Err(EngineError::NotFound { .. })) {
+                left.push((id, claim));
+            }
+        }
+        Ok(left)
+    }
+
+    /// Shared while a directory is being made, exclusive while those left behind are told apart.
+    fn lock_directories(&self, operation: FlockOperation) -> Result<fs::File> {
+        let path = self.layout.containers().join(".lock");
+        let failed = |source| EngineError::io("lock", &path, source);
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
+        rustix::fs::flock(&file, operation).map_err(|errno| failed(errno.into()))?;
+        Ok(file)
+    }
+
     /// Removes what belongs to a container that is not in the registry (any more).
-    pub(super) fn discard_files(&self, id: &crate::ContainerId) -> Result<()> {
+    pub(super) fn discard_files(&self, id: &ContainerId) -> Result<()> {
         let directory = self.layout.container(id);
         super::clear_run(id, &directory)?;
         self.images.release(id.as_str())?;
