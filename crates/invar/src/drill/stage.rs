@@ -1,11 +1,12 @@
 //! Where the drill plays: a state root of its own that is gone afterwards, whatever happens.
 
 use std::fs::Permissions;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use fs_err as fs;
@@ -114,8 +115,25 @@ impl Stage {
 
     pub(super) fn clear(&self) -> anyhow::Result<()> {
         remove_containers(&*self.engine)?;
-        invar_sys::tree::remove(&self.root)
-            .with_context(|| format!("could not remove {}", self.root.display()))
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        loop {
+            match invar_sys::tree::remove(&self.root) {
+                // A shim that is just ending, or the thread that ends the drill early, still wrote
+                // or removed something.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound
+                    ) && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                removed => {
+                    return removed
+                        .with_context(|| format!("could not remove {}", self.root.display()));
+                }
+            }
+        }
     }
 }
 
