@@ -168,6 +168,11 @@ class Podman(Engine):
         bench.stack.callback(checked, self.command("rmi", "--all", "--force"))
         bench.stack.callback(self.remove_all)
 
+    def command(self, *words) -> list:
+        # It asks for more than a confined host may grant, and then starts nothing.
+        limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000"]
+        return super().command(words[0], *(limits if words[0] in ("run", "create") else []), *words[1:])
+
 
 class Crun:
     name = "crun"

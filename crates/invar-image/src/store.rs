@@ -6,14 +6,13 @@
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use composefs::fsverity::FsVerityHashValue;
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
 use jiff::Timestamp;
 use oci_spec::image::ImageConfiguration;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::digest::Digest;
@@ -22,7 +21,7 @@ use crate::layer::StoredLayer;
 use crate::limits::Limits;
 use crate::objects::{self, ObjectId, Objects};
 use crate::reference::Reference;
-use crate::state;
+use crate::state::{self, Database};
 use crate::view::{self, ImageView, ViewForm};
 
 /// Digest of an image's configuration: names the image for ever.
@@ -92,7 +91,7 @@ pub struct Removed {
 pub struct ImageStore {
     root: PathBuf,
     pub(crate) objects: Objects,
-    connection: Mutex<Connection>,
+    database: Database,
     pub(crate) limits: Limits,
     view_form: ViewForm,
 }
@@ -105,13 +104,20 @@ impl ImageStore {
             .mode(0o700)
             .create(root)
             .map_err(ImageError::io("create", root))?;
+        let database = Database::open(root)?;
+        database.migrate("image", MIGRATIONS)?;
         Ok(Self {
             root: root.to_owned(),
             objects: objects::open(&root.join("store"))?,
-            connection: Mutex::new(state::open(root, "image", MIGRATIONS)?),
+            database,
             limits: Limits::default(),
             view_form: ViewForm::from_environment(),
         })
+    }
+
+    /// The state database that this store shares with containers and services.
+    pub fn database(&self) -> &Database {
+        &self.database
     }
 
     /// The same store with other limits on what comes in.
@@ -130,7 +136,7 @@ impl ImageStore {
 
     /// Every image, newest in this store first.
     pub fn list(&self) -> Result<Vec<Image>> {
-        let connection = self.connection();
+        let connection = self.database.connection();
         let sql = format!("{SELECT} ORDER BY stored_at DESC, id");
         let mut statement = connection.prepare(&sql)?;
         let rows = statement.query_map([], ImageRow::read)?;
@@ -142,7 +148,7 @@ impl ImageStore {
 
     /// The image with this name, `name@digest`, id, or unambiguous id prefix.
     pub fn resolve(&self, name: &str) -> Result<Image> {
-        let connection = self.connection();
+        let connection = self.database.connection();
         let reference = Reference::parse(name);
         if let Ok(reference) = &reference
             && let Some(image) = find_by_reference(&connection, reference)?
@@ -175,13 +181,14 @@ impl ImageStore {
 
     /// The image with exactly this id.
     pub fn get(&self, id: &ImageId) -> Result<Image> {
-        let connection = self.connection();
+        let connection = self.database.connection();
         find_by_id(&connection, id.as_str())?.ok_or_else(|| not_found(id.as_str()))
     }
 
     /// Mounts an image's read-only view, detached.
     pub fn open_view(&self, id: &ImageId) -> Result<ImageView> {
         let hex: Option<String> = self
+            .database
             .connection()
             .query_row(
                 "SELECT view FROM images WHERE id = ?1",
@@ -206,7 +213,7 @@ impl ImageStore {
 
     /// Gives an image one more name, taken from any image that has it.
     pub fn tag(&self, id: &ImageId, name: &Reference) -> Result<()> {
-        self.write(|transaction| name_image(transaction, id, name))
+        self.database.write(|transaction| name_image(transaction, id, name))
     }
 
     /// Removes a name, or with an id all names, and the image once it has none.
@@ -216,7 +223,7 @@ impl ImageStore {
     pub fn remove(&self, name: &str, force: bool) -> Result<Removed> {
         let id = self.resolve(name)?.id;
         let reference = Reference::parse(name).ok().map(|r| r.name_and_tag());
-        self.write(|transaction| {
+        self.database.write(|transaction| {
             let names = names_of(transaction, &id)?;
             let by_name = reference.filter(|name| names.contains(name));
             let untagged = by_name.map_or_else(|| names.clone(), |name| vec![name]);
@@ -248,7 +255,7 @@ impl ImageStore {
 
     /// Keeps an image for a container until [`ImageStore::release`].
     pub fn hold(&self, id: &ImageId, container: &str) -> Result<()> {
-        self.write(|transaction| {
+        self.database.write(|transaction| {
             let sql = "INSERT OR REPLACE INTO image_holds VALUES (?1, ?2)";
             transaction.execute(sql, [container, id.as_str()])?;
             Ok(())
@@ -257,7 +264,7 @@ impl ImageStore {
 
     /// Ends what [`ImageStore::hold`] began.
     pub fn release(&self, container: &str) -> Result<()> {
-        self.write(|transaction| {
+        self.database.write(|transaction| {
             let sql = "DELETE FROM image_holds WHERE container = ?1";
             transaction.execute(sql, [container])?;
             delete_removed(transaction).map(drop)
@@ -272,7 +279,7 @@ impl ImageStore {
             .sync()
             .map_err(ImageError::store("write it to disk"))?;
         let size: u64 = new.layers.iter().map(|layer| layer.size).sum();
-        self.write(|transaction| {
+        self.database.write(|transaction| {
             // The same image again gets the view that this version builds.
             transaction.execute(
                 "INSERT INTO images VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)
@@ -316,7 +323,7 @@ impl ImageStore {
 
     /// The layers of an image, bottom first.
     pub(crate) fn layers(&self, id: &ImageId) -> Result<Vec<StoredLayer>> {
-        let connection = self.connection();
+        let connection = self.database.connection();
         let mut statement = connection.prepare(
             "SELECT diff_id, recipe, size FROM image_layers JOIN layers USING (diff_id)
              WHERE image = ?1 ORDER BY position",
@@ -343,6 +350,7 @@ impl ImageStore {
     pub(crate) fn parts(&self, id: &ImageId) -> Result<(ObjectId, Vec<u8>, Vec<u8>)> {
         let sql = "SELECT view, config, manifest FROM images WHERE id = ?1";
         let parts: Option<(String, Vec<u8>, Vec<u8>)> = self
+            .database
             .connection()
             .query_row(sql, [id.as_str()], |row| {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
@@ -355,7 +363,7 @@ impl ImageStore {
     /// Recipes of layers that no image has any more are forgotten.
     pub(crate) fn forget_unused_layers(&self) -> Result<()> {
         let sql = "DELETE FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM image_layers)";
-        self.connection().execute(sql, [])?;
+        self.database.connection().execute(sql, [])?;
         Ok(())
     }
 
@@ -380,21 +388,6 @@ impl ImageStore {
     /// Where content is kept.
     pub(crate) fn directory(&self) -> PathBuf {
         self.root.join("store")
-    }
-
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        // A panic while it was held left no half transaction: dropping one rolls it back.
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write<T>(&self, change: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        let mut connection = self.connection();
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let value = change(&transaction)?;
-        transaction.commit()?;
-        Ok(value)
     }
 }
 

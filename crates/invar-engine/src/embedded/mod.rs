@@ -13,6 +13,7 @@
 
 mod cgroup;
 mod exec;
+mod handles;
 mod init;
 mod layout;
 mod logs;
@@ -81,9 +82,10 @@ impl EmbeddedEngine {
         let root =
             std::path::absolute(root).map_err(|source| EngineError::io("find", root, source))?;
         let layout = Layout::new(&root);
+        let images = ImageStore::open(&root)?;
         Ok(Self {
-            images: ImageStore::open(&root)?,
-            registry: Registry::open(&layout)?,
+            registry: Registry::open(images.database())?,
+            images,
             started: Mutex::default(),
             layout,
         })

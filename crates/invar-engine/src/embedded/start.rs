@@ -20,7 +20,7 @@ use super::registry::Entry;
 use super::runtime::{program, spec};
 use super::shim::{Answer, Request};
 use super::status::{Record, Status};
-use super::{EmbeddedEngine, cgroup, root, users, volumes};
+use super::{EmbeddedEngine, cgroup, handles, root, users, volumes};
 use crate::config::{ContainerConfig, Network};
 use crate::container::{ContainerId, State};
 use crate::engine::Stdio;
@@ -36,6 +36,15 @@ impl EmbeddedEngine {
         let mut status = claim(self, entry, &directory)?;
         status.append(&Record::Starting)?;
         super::clear_run(&entry.id, &directory)?;
+        let failed = |source: std::io::Error| EngineError::Runtime {
+            action: "start the container's shim",
+            reason: source.to_string(),
+        };
+        let attached = matches!(stdio, Stdio::Attached { .. });
+        // It gets ready while the root is mounted, and ends by itself when that fails.
+        cgroup::expect_move();
+        let control = spawn(&status, stdio).map_err(failed)?;
+        drop(status);
         let root = self.prepare(entry, &directory)?;
         let request = Request {
             id: entry.id.clone(),
@@ -47,17 +56,11 @@ impl EmbeddedEngine {
             host_network: entry.config.network == Network::Host,
             tty: entry.config.tty,
             interactive: entry.config.interactive,
-            attached: matches!(stdio, Stdio::Attached { .. }),
+            attached,
             init: entry.config.init,
             auto_remove: entry.config.auto_remove,
         };
-        let failed = |source: std::io::Error| EngineError::Runtime {
-            action: "start the container's shim",
-            reason: source.to_string(),
-        };
-        let control = spawn(&root, &status, stdio).map_err(failed)?;
-        drop((root, status));
-        match converse(control, &request).map_err(failed)? {
+        match converse(control, root, &request).map_err(failed)? {
             Some(Answer::Started) => Ok(()),
             Some(Answer::Failed(failure)) => Err(failure.into()),
             None => Err(failed(std::io::Error::other(
@@ -120,16 +123,12 @@ pub(super) fn open_files() -> u64 {
 }
 
 /// Executes this program as a shim; our end of the conversation with it.
-fn spawn(root: &OwnedFd, status: &Status, stdio: Stdio) -> std::io::Result<UnixStream> {
+fn spawn(status: &Status, stdio: Stdio) -> std::io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     let theirs = OwnedFd::from(theirs);
     let file = read_only_self()?;
     // Copies of our own, because the handles themselves must not pass into other programs.
-    let handles = [
-        theirs,
-        root.try_clone()?,
-        status.handle().try_clone_to_owned()?,
-    ];
+    let handles = [theirs, status.handle().try_clone_to_owned()?];
     let mut shim = command(file.as_fd());
     shim.arg("shim").env_clear().current_dir("/");
     for handle in &handles {
@@ -158,7 +157,13 @@ fn spawn(root: &OwnedFd, status: &Status, stdio: Stdio) -> std::io::Result<UnixS
 }
 
 /// Tells the shim what to do; its answer, or `None` when it ended without one.
-fn converse(mut control: UnixStream, request: &Request) -> std::io::Result<Option<Answer>> {
+fn converse(
+    mut control: UnixStream,
+    root: OwnedFd,
+    request: &Request,
+) -> std::io::Result<Option<Answer>> {
+    handles::send(&control, root.as_fd())?;
+    drop(root);
     let mut line = serde_json::to_vec(request).expect("plain data");
     line.push(b'\n');
     control.write_all(&line)?;

@@ -60,9 +60,12 @@ pub(super) fn launch(
     request: &Request,
     directory: &Directory,
     root: OwnedFd,
+    signals: SignalFd,
     status: &mut Status,
 ) -> Outcome<Run> {
-    let signals = become_shim(request)?;
+    if !request.host_network {
+        own_network()?;
+    }
     fs::create_dir_all(directory.rootfs()).map_err(setup)?;
     mount::attach(&root, &directory.rootfs()).map_err(setup)?;
     drop(root);
@@ -108,8 +111,8 @@ pub(super) fn launch(
     })
 }
 
-/// Leaves the caller's session, signals and namespaces.
-fn become_shim(request: &Request) -> Outcome<SignalFd> {
+/// Leaves the caller's session, signals and mounts.
+pub(super) fn become_shim() -> Outcome<SignalFd> {
     invar_sys::signal::unblock_all().map_err(setup)?;
     rustix::process::setsid().map_err(setup)?;
     // The first three are for the container, not for its shim: a closing terminal or a signal to
@@ -117,14 +120,16 @@ fn become_shim(request: &Request) -> Outcome<SignalFd> {
     let signals = SignalFd::block(&[SIGHUP, SIGINT, SIGTERM, SIGCHLD, SIGWINCH]).map_err(setup)?;
     process::become_subreaper().map_err(setup)?;
     process::unshare_mounts().map_err(setup)?;
-    if !request.host_network {
-        network::unshare().map_err(setup)?;
-        for (setting, value) in OWN_NETWORK {
-            // Each is a convenience, and a kernel may be built without it.
-            fs::write(setting, value).ok();
-        }
-    }
     Ok(signals)
+}
+
+fn own_network() -> Outcome<()> {
+    network::unshare().map_err(setup)?;
+    for (setting, value) in OWN_NETWORK {
+        // Each is a convenience, and a kernel may be built without it.
+        fs::write(setting, value).ok();
+    }
+    Ok(())
 }
 
 /// The engine's files, in memory: a mount of them then tells nothing of the host's paths.

@@ -16,7 +16,6 @@ pub(super) mod supervise;
 pub(super) mod terminal;
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,6 +23,8 @@ use std::process::ExitCode;
 use invar_sys::process::inherited;
 use serde::{Deserialize, Serialize};
 
+use self::launch::Run;
+use super::handles;
 use super::layout::Directory;
 use super::runtime::program::Failure;
 use super::status::{Record, Status};
@@ -68,23 +69,28 @@ pub(super) enum Answer {
     Failed(Failure),
 }
 
-/// The role `shim CONTROL ROOT STATUS`, all numbers of handles.
+/// The role `shim CONTROL STATUS`, both numbers of handles.
 pub(super) fn main(args: &[String]) -> ExitCode {
-    let [control, root, status] = args else {
+    let [control, status] = args else {
         return ExitCode::FAILURE;
     };
-    let (Ok(control), Ok(root), Ok(status)) =
-        (inherited(control), inherited(root), inherited(status))
-    else {
+    let (Ok(control), Ok(status)) = (inherited(control), inherited(status)) else {
         return ExitCode::FAILURE;
     };
     let mut control = UnixStream::from(control);
+    // While the command mounts the root.
+    let signals = launch::become_shim();
+    let Ok(root) = handles::receive(&control) else {
+        return ExitCode::FAILURE;
+    };
     let Some(request) = read_line::<Request>(&control) else {
         return ExitCode::FAILURE;
     };
     let directory = Directory(request.directory.clone());
     let mut status = Status::from_handle(status, &directory);
-    let ended = run(&request, &directory, root, &mut status, &mut control);
+    let launched = signals
+        .and_then(|signals| launch::launch(&request, &directory, root, signals, &mut status));
+    let ended = run(&request, &directory, launched, &mut status, &mut control);
     finish(&request, &directory, &mut status, ended);
     ExitCode::SUCCESS
 }
@@ -96,15 +102,15 @@ pub(super) fn read_line<T: for<'a> Deserialize<'a>>(control: &UnixStream) -> Opt
     serde_json::from_str(&line).ok()
 }
 
-/// Runs the container from its start to its end.
+/// Serves the container from its start to its end.
 fn run(
     request: &Request,
     directory: &Directory,
-    root: OwnedFd,
+    launched: Result<Run, Failure>,
     status: &mut Status,
     control: &mut UnixStream,
 ) -> ExitStatus {
-    match launch::launch(request, directory, root, status) {
+    match launched {
         Ok(run) => {
             answer(control, &Answer::Started);
             if let Err(error) = control.shutdown(std::net::Shutdown::Both) {
