@@ -213,7 +213,8 @@ impl ImageStore {
 
     /// Gives an image one more name, taken from any image that has it.
     pub fn tag(&self, id: &ImageId, name: &Reference) -> Result<()> {
-        self.database.write(|transaction| name_image(transaction, id, name))
+        self.database
+            .write(|transaction| name_image(transaction, id, name))
     }
 
     /// Removes a name, or with an id all names, and the image once it has none.

@@ -12,8 +12,8 @@
 //! are finished or undone by the next command that looks.
 
 mod cgroup;
+mod channel;
 mod exec;
-mod handles;
 mod init;
 mod layout;
 mod logs;

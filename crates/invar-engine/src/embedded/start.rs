@@ -1,7 +1,6 @@
 //! Starting a container: everything that can fail for the user's reasons happens here, in the
 //! command; then a shim takes over.
 
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -20,7 +19,7 @@ use super::registry::Entry;
 use super::runtime::{program, spec};
 use super::shim::{Answer, Request};
 use super::status::{Record, Status};
-use super::{EmbeddedEngine, cgroup, handles, root, users, volumes};
+use super::{EmbeddedEngine, cgroup, channel, root, users, volumes};
 use crate::config::{ContainerConfig, Network};
 use crate::container::{ContainerId, State};
 use crate::engine::Stdio;
@@ -40,12 +39,6 @@ impl EmbeddedEngine {
             action: "start the container's shim",
             reason: source.to_string(),
         };
-        let attached = matches!(stdio, Stdio::Attached { .. });
-        // It gets ready while the root is mounted, and ends by itself when that fails.
-        cgroup::expect_move();
-        let control = spawn(&status, stdio).map_err(failed)?;
-        drop(status);
-        let root = self.prepare(entry, &directory)?;
         let request = Request {
             id: entry.id.clone(),
             root: self.layout.root().to_owned(),
@@ -56,14 +49,22 @@ impl EmbeddedEngine {
             host_network: entry.config.network == Network::Host,
             tty: entry.config.tty,
             interactive: entry.config.interactive,
-            attached,
+            attached: matches!(stdio, Stdio::Attached { .. }),
             init: entry.config.init,
             auto_remove: entry.config.auto_remove,
         };
-        match converse(control, root, &request).map_err(failed)? {
-            Some(Answer::Started) => Ok(()),
-            Some(Answer::Failed(failure)) => Err(failure.into()),
-            None => Err(failed(std::io::Error::other(
+        // It gets ready while the root is mounted, and ends by itself when that fails.
+        cgroup::expect_move();
+        let control = spawn(&status, stdio).map_err(failed)?;
+        drop(status);
+        channel::send(&control, &request).map_err(failed)?;
+        let root = self.prepare(entry, &directory)?;
+        channel::send_handle(&control, root.as_fd()).map_err(failed)?;
+        drop(root);
+        match channel::receive(&control) {
+            Ok(Answer::Started) => Ok(()),
+            Ok(Answer::Failed(failure)) => Err(failure.into()),
+            Err(_ended) => Err(failed(std::io::Error::other(
                 "it was killed before the program ran",
             ))),
         }
@@ -154,22 +155,6 @@ fn spawn(status: &Status, stdio: Stdio) -> std::io::Result<UnixStream> {
     // Not waited for: it outlives this command, and is adopted when this one ends first.
     drop(shim.spawn()?);
     Ok(ours)
-}
-
-/// Tells the shim what to do; its answer, or `None` when it ended without one.
-fn converse(
-    mut control: UnixStream,
-    root: OwnedFd,
-    request: &Request,
-) -> std::io::Result<Option<Answer>> {
-    handles::send(&control, root.as_fd())?;
-    drop(root);
-    let mut line = serde_json::to_vec(request).expect("plain data");
-    line.push(b'\n');
-    control.write_all(&line)?;
-    let mut answer = String::new();
-    BufReader::new(control).read_line(&mut answer)?;
-    Ok(serde_json::from_str(&answer).ok())
 }
 
 /// Of these capabilities, those this process has itself: it can give no other.

@@ -14,6 +14,7 @@ use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::pipe::{PipeFlags, pipe_with};
+use seccompiler::BpfProgram;
 
 use super::Request;
 use super::terminal;
@@ -55,17 +56,30 @@ pub(super) enum Streams {
 
 type Outcome<T> = Result<T, Failure>;
 
+/// What needs no root yet.
+pub(super) struct Prepared {
+    signals: SignalFd,
+    filters: Vec<BpfProgram>,
+}
+
+/// Leaves the caller's session, signals, mounts and network.
+pub(super) fn prepare(request: &Request) -> Outcome<Prepared> {
+    let signals = become_shim()?;
+    if !request.host_network {
+        own_network()?;
+    }
+    let filters = seccomp::filters(&request.capabilities).map_err(setup)?;
+    Ok(Prepared { signals, filters })
+}
+
 /// Starts the container; returns once its program was executed.
 pub(super) fn launch(
     request: &Request,
     directory: &Directory,
+    prepared: Prepared,
     root: OwnedFd,
-    signals: SignalFd,
     status: &mut Status,
 ) -> Outcome<Run> {
-    if !request.host_network {
-        own_network()?;
-    }
     fs::create_dir_all(directory.rootfs()).map_err(setup)?;
     mount::attach(&root, &directory.rootfs()).map_err(setup)?;
     drop(root);
@@ -73,7 +87,7 @@ pub(super) fn launch(
 
     let (reader, outcome) = pipe()?;
     let executor = Program {
-        filters: seccomp::filters(&request.capabilities).map_err(setup)?,
+        filters: prepared.filters,
         outcome: Rc::new(outcome),
         cwd: request.cwd.clone(),
         size: (request.tty && request.attached)
@@ -106,13 +120,12 @@ pub(super) fn launch(
     record(init, status)?;
     Ok(Run {
         init,
-        signals,
+        signals: prepared.signals,
         streams,
     })
 }
 
-/// Leaves the caller's session, signals and mounts.
-pub(super) fn become_shim() -> Outcome<SignalFd> {
+fn become_shim() -> Outcome<SignalFd> {
     invar_sys::signal::unblock_all().map_err(setup)?;
     rustix::process::setsid().map_err(setup)?;
     // The first three are for the container, not for its shim: a closing terminal or a signal to

@@ -15,7 +15,6 @@ mod output;
 pub(super) mod supervise;
 pub(super) mod terminal;
 
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,7 +23,7 @@ use invar_sys::process::inherited;
 use serde::{Deserialize, Serialize};
 
 use self::launch::Run;
-use super::handles;
+use super::channel;
 use super::layout::Directory;
 use super::runtime::program::Failure;
 use super::status::{Record, Status};
@@ -77,29 +76,22 @@ pub(super) fn main(args: &[String]) -> ExitCode {
     let (Ok(control), Ok(status)) = (inherited(control), inherited(status)) else {
         return ExitCode::FAILURE;
     };
-    let mut control = UnixStream::from(control);
-    // While the command mounts the root.
-    let signals = launch::become_shim();
-    let Ok(root) = handles::receive(&control) else {
+    let control = UnixStream::from(control);
+    let Ok(request) = channel::receive::<Request>(&control) else {
         return ExitCode::FAILURE;
     };
-    let Some(request) = read_line::<Request>(&control) else {
+    // While the command mounts the root.
+    let prepared = launch::prepare(&request);
+    let Ok(root) = channel::receive_handle(&control) else {
         return ExitCode::FAILURE;
     };
     let directory = Directory(request.directory.clone());
     let mut status = Status::from_handle(status, &directory);
-    let launched = signals
-        .and_then(|signals| launch::launch(&request, &directory, root, signals, &mut status));
-    let ended = run(&request, &directory, launched, &mut status, &mut control);
+    let launched = prepared
+        .and_then(|prepared| launch::launch(&request, &directory, prepared, root, &mut status));
+    let ended = run(&request, &directory, launched, &mut status, &control);
     finish(&request, &directory, &mut status, ended);
     ExitCode::SUCCESS
-}
-
-/// What the command says first; `None` when it was killed before.
-pub(super) fn read_line<T: for<'a> Deserialize<'a>>(control: &UnixStream) -> Option<T> {
-    let mut line = String::new();
-    BufReader::new(control).read_line(&mut line).ok()?;
-    serde_json::from_str(&line).ok()
 }
 
 /// Serves the container from its start to its end.
@@ -108,11 +100,12 @@ fn run(
     directory: &Directory,
     launched: Result<Run, Failure>,
     status: &mut Status,
-    control: &mut UnixStream,
+    control: &UnixStream,
 ) -> ExitStatus {
     match launched {
         Ok(run) => {
-            answer(control, &Answer::Started);
+            // Nobody may hear any answer: the command may have been killed; the container runs on.
+            channel::send(control, &Answer::Started).ok();
             if let Err(error) = control.shutdown(std::net::Shutdown::Both) {
                 // The command is gone; the container is not.
                 drop(error);
@@ -128,17 +121,10 @@ fn run(
             };
             // Recorded first: who hears the answer may look at once.
             status.append(&Record::Ended(ended.clone())).ok();
-            answer(control, &Answer::Failed(failure));
+            channel::send(control, &Answer::Failed(failure)).ok();
             ended
         }
     }
-}
-
-fn answer(control: &mut UnixStream, answer: &Answer) {
-    let mut line = serde_json::to_vec(answer).expect("plain data");
-    line.push(b'\n');
-    // The command may have been killed; the container runs on.
-    control.write_all(&line).ok();
 }
 
 /// Records the end and removes what only a run needs; with `--rm`, the container.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::termios::{Winsize, tcgetwinsize, tcsetwinsize};
 
-use crate::embedded::handles;
+use crate::embedded::channel;
 
 const SOCKET: &str = "console";
 
@@ -29,7 +29,7 @@ pub(in crate::embedded) fn listen(directory: &Path) -> io::Result<(UnixListener,
 /// Takes the terminal; the container has sent it before its program was executed.
 pub(in crate::embedded) fn receive(listener: &UnixListener) -> io::Result<OwnedFd> {
     let (socket, _address) = listener.accept()?;
-    handles::receive(&socket)
+    channel::receive_handle(&socket)
 }
 
 /// The size of the terminal this process shows things on; `None` when it is none.

@@ -1,6 +1,7 @@
-//! Open handles passed from process to process over a socket (`unix(7)`, `SCM_RIGHTS`).
+//! What a command and its shim or exec helper say to each other: messages, and open handles
+//! (`unix(7)`, `SCM_RIGHTS`).
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -9,9 +10,29 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Sends a value: the length of its JSON in four bytes, then the JSON.
+pub(super) fn send(mut socket: &UnixStream, message: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_vec(message)?;
+    let length = u32::try_from(text.len()).map_err(io::Error::other)?;
+    socket.write_all(&length.to_be_bytes())?;
+    socket.write_all(&text)
+}
+
+/// Takes a value; an error of kind `UnexpectedEof` when the other side has ended.
+pub(super) fn receive<T: DeserializeOwned>(mut socket: &UnixStream) -> io::Result<T> {
+    let mut length = [0; 4];
+    socket.read_exact(&mut length)?;
+    let mut text = Vec::new();
+    let length = u64::from(u32::from_be_bytes(length));
+    socket.take(length).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
 
 /// Sends a handle, with one byte of no meaning.
-pub(super) fn send(socket: &UnixStream, handle: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn send_handle(socket: &UnixStream, handle: BorrowedFd<'_>) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let handles = [handle];
@@ -24,7 +45,7 @@ pub(super) fn send(socket: &UnixStream, handle: BorrowedFd<'_>) -> io::Result<()
 }
 
 /// Takes a handle and the byte it came with.
-pub(super) fn receive(socket: &UnixStream) -> io::Result<OwnedFd> {
+pub(super) fn receive_handle(socket: &UnixStream) -> io::Result<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
