@@ -28,26 +28,40 @@ fn untouched_file_pages(mappings: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     let mut current = None;
     for line in mappings.lines() {
-        if let Some(range) = file_mapping(line) {
-            current = range;
-        } else if line.strip_prefix("Anonymous:").map(str::trim) == Some("0 kB") {
-            found.extend(current.take());
+        if let Some(mapping) = Mapping::parse(line) {
+            current = Some(mapping);
+        } else if line.strip_prefix("Anonymous:").map(str::trim) == Some("0 kB")
+            && let Some(mapping) = current.take()
+            && mapping.is_read_only_file
+        {
+            found.push((mapping.start, mapping.length));
         }
     }
     found
 }
 
-/// For the first line of a mapping, its range when it is a private one of a file that cannot be
-/// written; `None` for any other line.
-fn file_mapping(line: &str) -> Option<Option<(usize, usize)>> {
-    let mut words = line.split_ascii_whitespace();
-    let (start, end) = words.next()?.split_once('-')?;
-    let start = usize::from_str_radix(start, 16).ok()?;
-    let end = usize::from_str_radix(end, 16).ok()?;
-    let rights = words.next()?;
-    let inode = words.nth(2)?;
-    let is_wanted = matches!(rights, "r-xp" | "r--p") && inode != "0";
-    Some(is_wanted.then_some((start, end - start)))
+struct Mapping {
+    start: usize,
+    length: usize,
+    /// Private, of a file, and nobody can write through it.
+    is_read_only_file: bool,
+}
+
+impl Mapping {
+    /// From its first line; any other line is none.
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split_ascii_whitespace();
+        let (start, end) = words.next()?.split_once('-')?;
+        let start = usize::from_str_radix(start, 16).ok()?;
+        let end = usize::from_str_radix(end, 16).ok()?;
+        let rights = words.next()?;
+        let inode = words.nth(2)?;
+        Some(Self {
+            start,
+            length: end - start,
+            is_read_only_file: matches!(rights, "r-xp" | "r--p") && inode != "0",
+        })
+    }
 }
 
 #[cfg(test)]
