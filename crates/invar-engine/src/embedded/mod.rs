@@ -207,6 +207,8 @@ impl Engine for EmbeddedEngine {
     }
 
     fn create(&self, name: &ContainerName, config: &ContainerConfig) -> Result<ContainerId> {
+        // Most that are created are started at once.
+        cgroup::expect_move();
         // What cannot be removed must not keep new containers from being made.
         self.sweep().ok();
         let entry = Entry {
