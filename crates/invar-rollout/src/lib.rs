@@ -1,0 +1,5 @@
+//! Ships services by replacement.
+#![forbid(unsafe_code)]
+
+pub mod compose;
+pub mod judge;
