@@ -3,3 +3,4 @@
 
 pub mod compose;
 pub mod judge;
+pub mod machine;

@@ -186,7 +186,8 @@ pub struct Dependency {
 }
 
 /// What an update that fails does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum FailureAction {
     /// Everything goes back to the revision before.
     Rollback,
