@@ -82,7 +82,7 @@ pub struct Service {
 }
 
 /// A port that clients reach through the gateway.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Port {
     /// Where clients connect; `None`: on all addresses.
     pub host_ip: Option<std::net::IpAddr>,
@@ -149,7 +149,7 @@ pub enum NetworkMode {
 }
 
 /// A check that runs inside the container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Healthcheck {
     /// The program and its arguments.
     pub test: Vec<String>,

@@ -25,3 +25,5 @@ pub use action::Action;
 pub use observation::{Observation, Order, Replica, ReplicaState, Role, Traffic};
 pub use state::{Decision, Phase, Rollout, Spec};
 pub use step::{Step, step};
+
+pub(crate) use needs::millis;

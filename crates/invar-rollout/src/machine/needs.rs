@@ -246,6 +246,6 @@ fn forget_when_quiet(
     }
 }
 
-pub(super) fn millis(time: std::time::Duration) -> u64 {
+pub(crate) fn millis(time: std::time::Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -169,18 +169,16 @@ impl Turn<'_> {
             return Some(alarm.clone());
         }
         let count = self.next.spec.replicas;
-        let failed = self
+        let mut ours = self
             .seen
             .of(Role::Target)
             .filter(|replica| replica.index < count);
-        failed
-            .filter_map(|replica| match &replica.state {
-                ReplicaState::Ended(why) | ReplicaState::Unhealthy(why) => {
-                    Some(format!("its container {} {why}", replica.index + 1))
-                }
-                ReplicaState::Starting | ReplicaState::Healthy => None,
-            })
-            .next()
+        ours.find_map(|replica| match &replica.state {
+            ReplicaState::Ended(why) | ReplicaState::Unhealthy(why) => {
+                Some(format!("its container {} {why}", replica.index + 1))
+            }
+            ReplicaState::Starting | ReplicaState::Healthy => None,
+        })
     }
 
     fn decide(&mut self) {
