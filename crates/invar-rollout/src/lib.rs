@@ -22,6 +22,7 @@
 pub mod compose;
 mod definition;
 pub mod driver;
+pub mod history;
 pub mod judge;
 pub mod machine;
 mod plan;
