@@ -316,7 +316,8 @@ impl Driver {
                 let drain = rollout.spec.policy.drain;
                 // Without a usable container it is refused, and the rounds below see to it.
                 if let Ok(Some(told)) = front.switch(Role::Target, &definition, drain) {
-                    let switched = note("switched", &told);
+                    let mut switched = note("switched", &told);
+                    switched.weight = crate::machine::WHOLE;
                     self.store
                         .save(&rollout, std::slice::from_ref(&switched), None)?;
                     report(service, &switched);
@@ -370,7 +371,8 @@ impl Driver {
                 match live.act(&rollout, action) {
                     Ok(None) => {}
                     Ok(Some(told)) => {
-                        let decision = note("switched", &told);
+                        let mut decision = note("switched", &told);
+                        decision.weight = step.decisions.last().map_or(0, |last| last.weight);
                         self.store
                             .save(&rollout, std::slice::from_ref(&decision), None)?;
                         report(&service, &decision);

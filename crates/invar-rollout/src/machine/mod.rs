@@ -27,3 +27,4 @@ pub use state::{Decision, Phase, Rollout, Spec};
 pub use step::{Step, step};
 
 pub(crate) use needs::millis;
+pub(crate) use state::WHOLE;

@@ -300,8 +300,14 @@ impl Turn<'_> {
             None => false,
         };
         if is_done {
-            let text = "it has all traffic; the revision before stays warm".to_owned();
-            self.enter(Phase::Watching, text, None);
+            let text = match &self.next.stable {
+                Some(_) if self.next.spec.has_traffic => {
+                    "it has all traffic; the revision before stays warm"
+                }
+                Some(_) => "the revision before ends",
+                None => "it serves",
+            };
+            self.enter(Phase::Watching, text.to_owned(), None);
         } else {
             // A gateway that does not answer must not hold a deploy for ever.
             self.is_too_late("the gateway did not take the switch");

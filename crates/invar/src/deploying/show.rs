@@ -26,6 +26,9 @@ pub(crate) struct Ended {
     pub(crate) outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) revision: Option<String>,
+    /// The revision that was tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) target: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rollout: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,6 +41,7 @@ impl Ended {
             service: service.to_owned(),
             outcome: "unchanged",
             revision: None,
+            target: None,
             rollout: None,
             why: None,
         };
@@ -52,6 +56,7 @@ impl Ended {
                 ended.outcome = outcome;
                 ended.why = why;
                 ended.revision = serving(rollout);
+                ended.target = Some(rollout.target.clone());
                 ended.rollout = Some(rollout.number);
             }
         }
@@ -72,7 +77,11 @@ impl Ended {
             "promoted" => format!("{service}: {revision} serves"),
             _ => {
                 let why = self.why.as_deref().unwrap_or("no reason was stored");
-                format!("{service}: rolled back, {revision} serves: {}", escape(why))
+                let target = self.target.as_deref().unwrap_or("it");
+                format!(
+                    "{service}: {target} was rolled back, {revision} serves: {}",
+                    escape(why)
+                )
             }
         }
     }
