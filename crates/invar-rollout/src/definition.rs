@@ -11,6 +11,8 @@ use crate::compose::{FailureAction, Healthcheck, Port, RolloutPolicy};
 /// not reach it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Definition {
+    /// The engine that runs it, as users write it.
+    pub engine: String,
     /// What each of its containers is. Volumes without a name get one when a container is made.
     pub config: ContainerConfig,
     /// How many containers.

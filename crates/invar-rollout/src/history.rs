@@ -42,9 +42,12 @@ pub fn read(store: &Store, service: &str) -> Result<Vec<Told>> {
 pub fn html(service: &str, all: &[Told]) -> String {
     let mut page = String::new();
     let service = text(service);
-    page += &format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{service}</title>\
+    add(
+        &mut page,
+        format_args!(
+            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{service}</title>\
          <style>{STYLE}</style><h1>{service}</h1>\n"
+        ),
     );
     for told in all.iter().rev() {
         rollout(&mut page, told);
@@ -67,12 +70,15 @@ fn rollout(page: &mut String, told: &Told) {
         Phase::RolledBack { why } => format!("rolled back: {why}"),
         _ => "under way".to_owned(),
     };
-    *page += &format!(
-        "<h2>Rollout {}: {} → {}</h2><p>{}</p>\n",
-        told.number,
-        text(from),
-        text(&told.target),
-        text(&outcome)
+    add(
+        page,
+        format_args!(
+            "<h2>Rollout {}: {} → {}</h2><p>{}</p>\n",
+            told.number,
+            text(from),
+            text(&told.target),
+            text(&outcome)
+        ),
     );
     chart(page, &told.decisions);
     *page += "<table>\n";
@@ -96,12 +102,15 @@ fn rollout(page: &mut String, told: &Told) {
                 numbers.excess_bound * 100.0
             )
         });
-        *page += &format!(
-            "<tr><td>{}<td>{}<td>{:.2} %<td>{}{numbers}\n",
-            at.strftime("%Y-%m-%d %H:%M:%S"),
-            text(&decision.kind),
-            f64::from(decision.weight) / 100.0,
-            text(&decision.text)
+        add(
+            page,
+            format_args!(
+                "<tr><td>{}<td>{}<td>{:.2} %<td>{}{numbers}\n",
+                at.strftime("%Y-%m-%d %H:%M:%S"),
+                text(&decision.kind),
+                f64::from(decision.weight) / 100.0,
+                text(&decision.text)
+            ),
         );
     }
     *page += "</table>\n";
@@ -137,9 +146,12 @@ fn chart(page: &mut String, decisions: &[Decision]) {
         .iter()
         .map(|(_, new, old)| new.max(*old))
         .fold(0.01, f64::max);
-    *page += &format!(
-        "<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"error rates over time\">\n",
-        HEIGHT + 20.0
+    add(
+        page,
+        format_args!(
+            "<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"error rates over time\">\n",
+            HEIGHT + 20.0
+        ),
     );
     weights(page, decisions);
     for (class, rate) in [("new", 1), ("before", 2)] {
@@ -154,14 +166,20 @@ fn chart(page: &mut String, decisions: &[Decision]) {
             )
             .expect("writing to a String succeeds");
         }
-        *page += &format!("<polyline class=\"line {class}\" points=\"{path}\"/>\n");
+        add(
+            page,
+            format_args!("<polyline class=\"line {class}\" points=\"{path}\"/>\n"),
+        );
     }
-    *page += &format!(
-        "<text x=\"4\" y=\"14\" font-size=\"12\" fill=\"currentColor\">{:.2} % errors</text>\
+    add(
+        page,
+        format_args!(
+            "<text x=\"4\" y=\"14\" font-size=\"12\" fill=\"currentColor\">{:.2} % errors</text>\
          <text x=\"4\" y=\"{}\" font-size=\"12\" fill=\"currentColor\">orange: new, blue: before, \
          grey: share of the traffic</text></svg>\n",
-        highest * 100.0,
-        HEIGHT + 15.0
+            highest * 100.0,
+            HEIGHT + 15.0
+        ),
     );
 }
 
@@ -173,11 +191,14 @@ fn weights(page: &mut String, decisions: &[Decision]) {
     for pair in decisions.windows(2) {
         let (from, to) = (pair[0].at_ms - first.at_ms, pair[1].at_ms - first.at_ms);
         let height = HEIGHT * f64::from(pair[0].weight) / 10_000.0;
-        *page += &format!(
-            "<rect class=\"weight\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\"/>\n",
-            ratio(from, whole) * WIDTH,
-            HEIGHT - height,
-            ratio(to.saturating_sub(from), whole) * WIDTH
+        add(
+            page,
+            format_args!(
+                "<rect class=\"weight\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\"/>\n",
+                ratio(from, whole) * WIDTH,
+                HEIGHT - height,
+                ratio(to.saturating_sub(from), whole) * WIDTH
+            ),
         );
     }
 }
@@ -188,6 +209,10 @@ fn weights(page: &mut String, decisions: &[Decision]) {
 )]
 fn ratio(part: u64, whole: u64) -> f64 {
     part as f64 / whole as f64
+}
+
+fn add(page: &mut String, more: std::fmt::Arguments<'_>) {
+    page.write_fmt(more).expect("writing to a String succeeds");
 }
 
 /// Text that cannot end up as markup.

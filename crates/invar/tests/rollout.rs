@@ -92,7 +92,7 @@ impl Rig {
             .run(&["ps", "--all", "--engine", "embedded", "--format", "json"]);
         let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
         let names = listed.as_array().unwrap().iter();
-        names.map(|found| found.to_string()).collect()
+        names.map(ToString::to_string).collect()
     }
 }
 

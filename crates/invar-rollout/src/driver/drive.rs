@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fs_err as fs;
 use invar_engine::Engine;
@@ -14,11 +14,11 @@ use super::gateway::{Front, Names};
 use super::live::{self, Alarm, Live, REVISION_LABEL};
 use super::store::{Result, RolloutError, Store, StoredService};
 use crate::definition::Definition;
-use crate::machine::{Decision, Order, Phase, ReplicaState, Role, Rollout, Spec, millis, step};
+use crate::machine::{Decision, Order, Phase, Role, Rollout, Spec, millis, step};
 use crate::plan::{Plan, plan};
 
 /// Between two rounds.
-const ROUND: Duration = Duration::from_millis(200);
+pub(super) const ROUND: Duration = Duration::from_millis(200);
 
 /// Hears of every decision when it is stored, and of what stands in the way.
 pub type Report<'a> = &'a mut dyn FnMut(&str, &Decision);
@@ -36,9 +36,9 @@ pub enum Outcome {
 
 /// Carries rollouts out on one engine and one gateway.
 pub struct Driver {
-    store: Store,
-    engine: Arc<dyn Engine>,
-    socket: PathBuf,
+    pub(super) store: Store,
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) socket: PathBuf,
     alarm: Box<dyn Fn() -> Option<Alarm> + Send>,
 }
 
@@ -78,7 +78,7 @@ impl Driver {
         Ok(plan(self.running(service)?.as_ref(), wanted))
     }
 
-    fn running(&self, service: &str) -> Result<Option<Definition>> {
+    pub(super) fn running(&self, service: &str) -> Result<Option<Definition>> {
         match self.store.service(service)? {
             None => Ok(None),
             Some(stored) => self.store.definition(service, &stored.current),
@@ -117,7 +117,12 @@ impl Driver {
         self.begin(rollout, wanted, report)
     }
 
-    fn begin(&self, rollout: Rollout, wanted: &Definition, report: Report<'_>) -> Result<Outcome> {
+    pub(super) fn begin(
+        &self,
+        rollout: Rollout,
+        wanted: &Definition,
+        report: Report<'_>,
+    ) -> Result<Outcome> {
         if rollout.spec.has_traffic {
             let names = Names::new();
             Front::new(self.socket.clone(), rollout.service.clone(), names).require()?;
@@ -127,7 +132,7 @@ impl Driver {
         Ok(Outcome::Ended(Box::new(ended)))
     }
 
-    fn new_rollout(
+    pub(super) fn new_rollout(
         &self,
         service: &str,
         wanted: &Definition,
@@ -176,80 +181,6 @@ impl Driver {
         }))
     }
 
-    /// Whether as many containers of the revision run as there should.
-    fn is_whole(&self, service: &str, wanted: &Definition) -> Result<bool> {
-        let revision = wanted.revision();
-        let all = live::of_service(&*self.engine, service)?;
-        let running = all.iter().filter(|container| {
-            container.config.labels.get(REVISION_LABEL) == Some(&revision)
-                && container.state == invar_engine::State::Running
-        });
-        Ok(running.count() >= wanted.replicas as usize)
-    }
-
-    /// The same revision with other counts or ports, or with containers that ended.
-    fn adjust(&self, service: &str, wanted: &Definition, report: Report<'_>) -> Result<Outcome> {
-        self.store.adjust(service, wanted)?;
-        let mut rollout = self.new_rollout(service, wanted, None, None)?;
-        rollout.phase = Phase::Promoted;
-        let mut live = self.live(&rollout)?;
-        let limit = Instant::now() + wanted.policy.healthy_within;
-        loop {
-            let seen = live.observe(&rollout, now_ms(), None)?;
-            for action in step(&rollout, &seen).actions {
-                live.act(&rollout, &action)?;
-            }
-            let healthy = seen
-                .replicas
-                .iter()
-                .filter(|r| r.role == Role::Target && r.state == ReplicaState::Healthy)
-                .count();
-            let is_registered = |traffic: &crate::machine::Traffic| {
-                traffic.stable == Some(Role::Target) && traffic.current.contains(&Role::Target)
-            };
-            let is_served =
-                !rollout.spec.has_traffic || seen.traffic.as_ref().is_some_and(is_registered);
-            if healthy >= wanted.replicas as usize && is_served {
-                break;
-            }
-            if healthy > 0 && rollout.spec.has_traffic {
-                live.act(&rollout, &crate::machine::Action::Register(Role::Target))?;
-                live.act(&rollout, &crate::machine::Action::Switch(Role::Target))?;
-            }
-            if Instant::now() > limit {
-                report(
-                    service,
-                    &note("waiting", "its containers did not become well"),
-                );
-                break;
-            }
-            std::thread::sleep(ROUND);
-        }
-        if rollout.spec.has_traffic {
-            live.front.publish(wanted)?;
-        }
-        self.surplus(service, wanted)?;
-        report(
-            service,
-            &note("adjusted", "the same revision runs as the file says"),
-        );
-        Ok(Outcome::Unchanged)
-    }
-
-    /// Removes containers of the current revision beyond its count.
-    fn surplus(&self, service: &str, wanted: &Definition) -> Result<()> {
-        let revision = wanted.revision();
-        for container in live::of_service(&*self.engine, service)? {
-            let number = container.name.as_str().rsplit_once('-');
-            let number = number.and_then(|(_, number)| number.parse::<u32>().ok());
-            let is_of_it = container.config.labels.get(REVISION_LABEL) == Some(&revision);
-            if is_of_it && number.is_some_and(|number| number > wanted.replicas) {
-                live::remove(&*self.engine, container.id.as_str(), wanted.stop_grace)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Goes on with what an earlier driver left; `None` when there is nothing.
     pub fn resume(&self, service: &str, report: Report<'_>) -> Result<Option<Outcome>> {
         let Some(_lock) = self.lock(service)? else {
@@ -276,66 +207,13 @@ impl Driver {
         }
     }
 
-    /// Back to the revision before: at once when it is warm, else as soon as its containers are
-    /// well. A rollout under way is aborted.
-    pub fn rollback(&self, service: &str, report: Report<'_>) -> Result<Outcome> {
-        if self.unfinished(service)?.is_some() {
-            return self.order(service, Order::Abort, report);
-        }
-        let Some(_lock) = self.lock(service)? else {
-            return Ok(Outcome::Busy);
-        };
-        let stored = self.store.service(service)?;
-        let stored = stored.ok_or_else(|| RolloutError::UnknownService {
-            service: service.to_owned(),
-        })?;
-        let missing = || RolloutError::NothingBefore {
-            service: service.to_owned(),
-        };
-        let previous = stored.previous.as_deref().ok_or_else(missing)?;
-        let definition = self
-            .store
-            .definition(service, previous)?
-            .ok_or_else(missing)?;
-        let running = self.running(service)?;
-        let mut rollout =
-            self.new_rollout(service, &definition, Some(&stored), running.as_ref())?;
-        // Nothing is tried: it was the stable one before.
-        rollout.spec.policy.steps.clear();
-        rollout.spec.policy.manual = false;
-        rollout.spec.policy.hold = Duration::ZERO;
-        if rollout.spec.has_traffic {
-            let names = names(&rollout);
-            let mut front = Front::new(self.socket.clone(), service.to_owned(), names);
-            front.require()?;
-            let traffic = front.traffic(definition.ports.len(), &BTreeMap::new());
-            // The gateway checks it all along: one pointer, then everything else.
-            if traffic.is_some_and(|traffic| traffic.known.contains(&Role::Target)) {
-                rollout.phase = Phase::Switching;
-                self.store.begin(&rollout, &definition)?;
-                let drain = rollout.spec.policy.drain;
-                // Without a usable container it is refused, and the rounds below see to it.
-                if let Ok(Some(told)) = front.switch(Role::Target, &definition, drain) {
-                    let mut switched = note("switched", &told);
-                    switched.weight = crate::machine::WHOLE;
-                    self.store
-                        .save(&rollout, std::slice::from_ref(&switched), None)?;
-                    report(service, &switched);
-                }
-                let ended = self.drive(rollout, report)?;
-                return Ok(Outcome::Ended(Box::new(ended)));
-            }
-        }
-        self.begin(rollout, &definition, report)
-    }
-
     /// The rollout that has not ended.
     pub fn unfinished(&self, service: &str) -> Result<Option<Rollout>> {
         let last = self.store.last_rollout(service)?;
         Ok(last.filter(|rollout| !rollout.phase.is_final()))
     }
 
-    fn live(&self, rollout: &Rollout) -> Result<Live> {
+    pub(super) fn live(&self, rollout: &Rollout) -> Result<Live> {
         let mut definitions = BTreeMap::new();
         for role in [Role::Target, Role::Stable, Role::Baseline] {
             if let Some(revision) = rollout.revision(role)
@@ -350,7 +228,7 @@ impl Driver {
     }
 
     /// Rounds until the rollout ends.
-    fn drive(&self, mut rollout: Rollout, report: Report<'_>) -> Result<Rollout> {
+    pub(super) fn drive(&self, mut rollout: Rollout, report: Report<'_>) -> Result<Rollout> {
         let service = rollout.service.clone();
         let mut live = self.live(&rollout)?;
         let mut trouble = String::new();
@@ -401,42 +279,8 @@ impl Driver {
         }
     }
 
-    /// Removes what no longer has a part: revisions before the one before, and that one once its
-    /// time is over. `wanted` stays.
-    pub fn tidy(&self, service: &str, wanted: Option<&str>) -> Result<()> {
-        let Some(stored) = self.store.service(service)? else {
-            return Ok(());
-        };
-        let warm = stored.previous.as_deref().filter(|_| {
-            wanted.is_none() && stored.keep_until_ms.is_some_and(|until| until > now_ms())
-        });
-        let keeps = [Some(stored.current.as_str()), warm, wanted];
-        for container in live::of_service(&*self.engine, service)? {
-            let labels = &container.config.labels;
-            let Some(revision) = labels.get(REVISION_LABEL) else {
-                continue;
-            };
-            if keeps.contains(&Some(revision.as_str())) {
-                continue;
-            }
-            let definition = self.store.definition(service, revision)?;
-            let ports = definition.as_ref().map_or(0, |found| found.ports.len());
-            if ports > 0 {
-                let names = Names::new();
-                let mut front = Front::new(self.socket.clone(), service.to_owned(), names);
-                front.forget_revision(revision, ports)?;
-            }
-            let grace = definition.map_or(Duration::from_secs(10), |found| found.stop_grace);
-            live::remove(&*self.engine, container.id.as_str(), grace)?;
-        }
-        if warm.is_none() {
-            self.store.cooled(service)?;
-        }
-        Ok(())
-    }
-
     /// The lock of a service; `None` when another driver has it.
-    fn lock(&self, service: &str) -> Result<Option<fs::File>> {
+    pub(super) fn lock(&self, service: &str) -> Result<Option<fs::File>> {
         let directory = self.store.root().join("rollouts");
         let path = directory.join(format!("{service}.lock"));
         let io = |action, path: &Path| {
@@ -457,7 +301,7 @@ impl Driver {
     }
 }
 
-fn names(rollout: &Rollout) -> Names {
+pub(super) fn names(rollout: &Rollout) -> Names {
     let mut names = Names::from([(Role::Target, rollout.target.clone())]);
     if let Some(stable) = &rollout.stable {
         names.insert(Role::Stable, stable.clone());
@@ -466,7 +310,7 @@ fn names(rollout: &Rollout) -> Names {
     names
 }
 
-fn note(kind: &str, text: &str) -> Decision {
+pub(super) fn note(kind: &str, text: &str) -> Decision {
     Decision {
         at_ms: now_ms(),
         kind: kind.to_owned(),
@@ -489,7 +333,7 @@ fn explain(error: &RolloutError) -> String {
     text
 }
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     millis(now.unwrap_or_default())
 }

@@ -16,7 +16,9 @@ mod files;
 mod gateway;
 mod health;
 mod live;
+mod rollback;
 mod store;
+mod upkeep;
 
 pub use drive::{Driver, Outcome, Report};
 pub use endpoint::endpoint;

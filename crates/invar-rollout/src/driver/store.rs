@@ -223,6 +223,15 @@ impl Store {
         text.map(|text| read(service, &text)).transpose()
     }
 
+    /// The engine that runs a service: that of its newest rollout.
+    pub fn engine(&self, service: &str) -> Result<Option<String>> {
+        let Some(last) = self.last_rollout(service)? else {
+            return Ok(None);
+        };
+        let definition = self.definition(service, &last.target)?;
+        Ok(definition.map(|definition| definition.engine))
+    }
+
     /// The newest rollout of a service.
     pub fn last_rollout(&self, service: &str) -> Result<Option<Rollout>> {
         let sql = "SELECT state FROM rollouts WHERE service = ?1 ORDER BY number DESC LIMIT 1";

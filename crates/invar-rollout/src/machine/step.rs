@@ -324,7 +324,10 @@ impl Turn<'_> {
             Some(traffic) => traffic.stable == Some(Role::Target),
             None => false,
         };
-        let is_over = self.next.is_approved || self.elapsed() >= millis(self.next.spec.policy.hold);
+        // With nothing to go back to there is nothing to watch for.
+        let is_over = self.next.is_approved
+            || self.next.stable.is_none()
+            || self.elapsed() >= millis(self.next.spec.policy.hold);
         let is_well = self.seen.healthy(Role::Target) > 0;
         if is_tidy && has_traffic && is_over && is_well {
             self.enter(

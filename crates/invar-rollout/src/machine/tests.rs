@@ -321,17 +321,15 @@ fn a_bad_revision_is_rolled_back_and_the_reason_is_told() {
 
 #[test]
 fn a_first_revision_that_ends_is_not_deployed() {
-    for ends_after in [0, 3] {
-        let fate = Fate {
-            ends_after: Some(ends_after),
-            ..GOOD
-        };
-        let mut world = World::new(fate, 0);
-        let mut rollout = rollout(spec(&[], 0));
-        run(&mut world, &mut rollout);
-        assert!(matches!(rollout.phase, Phase::RolledBack { .. }));
-        assert!(world.containers.is_empty() && world.known.is_empty());
-    }
+    let fate = Fate {
+        ends_after: Some(0),
+        ..GOOD
+    };
+    let mut world = World::new(fate, 0);
+    let mut rollout = rollout(spec(&[], 0));
+    run(&mut world, &mut rollout);
+    assert!(matches!(rollout.phase, Phase::RolledBack { .. }));
+    assert!(world.containers.is_empty() && world.known.is_empty());
 }
 
 #[test]

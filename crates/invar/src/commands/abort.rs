@@ -21,8 +21,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     privilege::require_root()?;
-    let (driver, _engine) = deploying::driver(cli, &args.gateway)?;
-    let service = driver.store().find(&args.service).map_err(advise)?;
+    let (driver, service) = deploying::driver_of(cli, &args.gateway, &args.service)?;
     let outcome = driver
         .order(&service, Order::Abort, &mut show::decision)
         .map_err(advise)?;

@@ -9,7 +9,7 @@ use invar_rollout::driver::Driver;
 
 use crate::cli::Cli;
 use crate::deploying::show::{self, Ended, Planned};
-use crate::deploying::{self, Gateway, advise};
+use crate::deploying::{self, Gateway, Site, advise};
 use crate::exit::{Advise as _, FAILED};
 use crate::{printer, privilege};
 
@@ -36,6 +36,10 @@ pub(crate) struct Args {
     /// Deploy services of this profile too; * for all
     #[arg(long, value_name = "NAME")]
     profile: Vec<String>,
+
+    /// The engine that runs the containers: embedded, docker or podman
+    #[arg(long, value_name = "ENGINE", default_value = "embedded")]
+    engine: String,
 
     /// How the result is written
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -70,10 +74,11 @@ Examples:
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     privilege::require_root()?;
     let project = read(args)?;
-    let (driver, engine) = deploying::driver(cli, &args.gateway)?;
+    let site = Site::open(cli.root(), &args.engine)?;
+    let driver = deploying::driver(cli, &args.gateway, &site)?;
     let mut wanted = Vec::new();
     for name in chosen(&project, &args.services)? {
-        let definition = deploying::definition(&project, name, engine.images(), cli.root())?;
+        let definition = deploying::definition(&project, name, &site, cli.root())?;
         wanted.push((name, format!("{}.{name}", project.name), definition));
     }
     if args.dry_run {
@@ -94,7 +99,7 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     let mut ended = Vec::new();
     for (name, service, definition) in &wanted {
         if is_job(&project, name) {
-            deploying::run_to_its_end(&*engine, service, definition)?;
+            deploying::run_to_its_end(&*site.engine, service, definition)?;
             continue;
         }
         let one = deploy_one(&driver, service, definition)?;

@@ -13,9 +13,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// An alarm for one rollout. Containers with a read-only root cannot change and are not looked at;
 /// of others it is told when anything stands in their upper directory that no rule allows.
-pub(crate) fn changes() -> Option<Alarm> {
+pub(crate) fn changes() -> Alarm {
     let last: Cell<Option<Instant>> = Cell::new(None);
-    Some(Box::new(move |engine, container| {
+    Box::new(move |engine, container| {
         if !container.config.writable || allows_changes(container) {
             return None;
         }
@@ -29,7 +29,7 @@ pub(crate) fn changes() -> Option<Alarm> {
             container.name,
             invar_drift::escape(changed.as_bytes())
         ))
-    }))
+    })
 }
 
 /// Whether the service says that its containers may change.

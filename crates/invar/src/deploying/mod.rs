@@ -10,10 +10,13 @@ mod job;
 pub(crate) mod show;
 mod translate;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use invar_engine::embedded::EmbeddedEngine;
+use invar_engine::Engine;
+use invar_engine::docker::DockerEngine;
+use invar_engine::embedded::{self, EmbeddedEngine};
+use invar_image::Config;
 use invar_rollout::driver::{Driver, RolloutError, Store};
 
 use crate::cli::Cli;
@@ -31,15 +34,83 @@ pub(crate) struct Gateway {
     pub(crate) control: PathBuf,
 }
 
-/// A driver over this state root, its containers and the gateway.
-pub(crate) fn driver(
+/// Where a service's containers and images are.
+pub(crate) struct Site {
+    pub(crate) engine: Arc<dyn Engine>,
+    images: Images,
+}
+
+/// Where images come from.
+enum Images {
+    Store(Arc<EmbeddedEngine>),
+    Daemon(Arc<DockerEngine>),
+}
+
+impl Site {
+    /// The engine of this name.
+    pub(crate) fn open(root: &Path, kind: &str) -> anyhow::Result<Self> {
+        let daemon = |engine: Option<DockerEngine>| {
+            engine.map(Arc::new).ok_or_else(|| {
+                exit::failure(format!("{kind} was not found on this machine"), "start it")
+            })
+        };
+        let engine = match kind {
+            "docker" => daemon(DockerEngine::docker()?)?,
+            "podman" => daemon(DockerEngine::podman()?)?,
+            embedded::KIND => {
+                let engine = Arc::new(EmbeddedEngine::open(root)?);
+                return Ok(Self {
+                    images: Images::Store(Arc::clone(&engine)),
+                    engine,
+                });
+            }
+            _ => {
+                return Err(exit::failure(
+                    format!("there is no engine {kind:?}"),
+                    "the engines are: embedded, docker, podman",
+                ));
+            }
+        };
+        Ok(Self {
+            images: Images::Daemon(Arc::clone(&engine)),
+            engine,
+        })
+    }
+
+    /// Digest and settings of an image.
+    fn image(&self, name: &str) -> anyhow::Result<(String, Config)> {
+        match &self.images {
+            Images::Store(engine) => {
+                let image = engine.images().resolve(name)?;
+                let config = image.config.config().clone().unwrap_or_default();
+                Ok((image.id.as_str().to_owned(), config))
+            }
+            Images::Daemon(engine) => {
+                let (id, config) = engine.image(name)?;
+                Ok((id, serde_json::from_value(config)?))
+            }
+        }
+    }
+}
+
+/// A driver over a site and the gateway.
+pub(crate) fn driver(cli: &Cli, gateway: &Gateway, site: &Site) -> anyhow::Result<Driver> {
+    let store = Store::open(cli.root())?;
+    let engine = Arc::clone(&site.engine);
+    Ok(Driver::new(store, engine, &gateway.control).with_alarm(|| Some(alarm::changes())))
+}
+
+/// A driver for a service that was deployed, and the service's whole name.
+pub(crate) fn driver_of(
     cli: &Cli,
     gateway: &Gateway,
-) -> anyhow::Result<(Driver, Arc<EmbeddedEngine>)> {
-    let engine = Arc::new(EmbeddedEngine::open(cli.root())?);
+    asked: &str,
+) -> anyhow::Result<(Driver, String)> {
     let store = Store::open(cli.root())?;
-    let driver = Driver::new(store, engine.clone(), &gateway.control).with_alarm(alarm::changes);
-    Ok((driver, engine))
+    let service = store.find(asked).map_err(advise)?;
+    let engine = store.engine(&service)?;
+    let site = Site::open(cli.root(), engine.as_deref().unwrap_or(embedded::KIND))?;
+    Ok((driver(cli, gateway, &site)?, service))
 }
 
 /// Adds the next step to an error of a rollout.

@@ -3,15 +3,18 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use invar_image::{Config, ImageStore};
+use invar_engine::{Network, embedded};
 use invar_rollout::Definition;
 use invar_rollout::compose::{NetworkMode, Project, Service, Volume, VolumeSource};
 use invar_rollout::driver::place_file;
 
+use super::Site;
 use crate::container_config::{self, Host, ImageSettings, NetworkName, Options};
 
 /// Label with the policy of changes.
 pub(super) const DRIFT_LABEL: &str = "invar.drift";
+/// The network that a daemon gives containers which ask for none.
+const DAEMONS_NETWORK: &str = "bridge";
 /// Label with paths that may change.
 pub(super) const ALLOW_LABEL: &str = "invar.allow";
 
@@ -19,18 +22,17 @@ pub(super) const ALLOW_LABEL: &str = "invar.allow";
 pub(crate) fn definition(
     project: &Project,
     name: &str,
-    images: &ImageStore,
+    site: &Site,
     root: &Path,
 ) -> anyhow::Result<Definition> {
     let service = &project.services[name];
-    build(project, service, images, root)
-        .with_context(|| format!("{}: services.{name}", service.at))
+    build(project, service, site, root).with_context(|| format!("{}: services.{name}", service.at))
 }
 
 fn build(
     project: &Project,
     service: &Service,
-    images: &ImageStore,
+    site: &Site,
     root: &Path,
 ) -> anyhow::Result<Definition> {
     if service.network == NetworkMode::None && !service.ports.is_empty() {
@@ -42,15 +44,19 @@ fn build(
         entrypoint,
         ..options
     };
-    let found = images.resolve(&service.image)?;
-    let none = Config::default();
+    let (id, config) = site.image(&service.image)?;
     let settings = ImageSettings {
-        id: found.id.as_str(),
+        id: &id,
         name: &service.image,
-        config: found.config.config().as_ref().unwrap_or(&none),
+        config: &config,
     };
-    let config = container_config::resolve(&options, &command, &settings, &Host::here()?)?;
+    let mut config = container_config::resolve(&options, &command, &settings, &Host::here()?)?;
+    let kind = site.engine.kind();
+    if kind != embedded::KIND && service.network == NetworkMode::Default {
+        config.network = Network::Named(DAEMONS_NETWORK.to_owned());
+    }
     Ok(Definition {
+        engine: kind.to_owned(),
         config,
         replicas: service.deploy.replicas,
         ports: service.ports.clone(),
