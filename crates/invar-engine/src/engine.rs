@@ -134,6 +134,8 @@ pub struct ExecConfig {
     pub tty: bool,
     /// Keep standard input open.
     pub interactive: bool,
+    /// Throw away what it writes; otherwise it goes to the caller's streams.
+    pub quiet: bool,
 }
 
 /// Which log lines to read.
