@@ -45,7 +45,7 @@ pub use custody::Action;
 pub use digest::ContentDigest;
 pub use error::{EvidenceError, Result};
 pub use export::{Exported, export, redact};
-pub use header::{Features, Gap, Header, Marks, Plan, Subject, Summary};
+pub use header::{Features, Gap, Header, Marks, Plan, Subject, Summary, Volumes, Wanted};
 pub use id::EvidenceId;
 pub use limits::Limits;
 pub use open::open;

@@ -59,6 +59,11 @@ impl<'a> Frozen<'a> {
         Ok(Some(frozen))
     }
 
+    /// Whether it was frozen here, and not by somebody else before.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.is_ours
+    }
+
     /// Takes over a container that a killed capture left frozen.
     pub(crate) fn take_up(engine: &'a dyn Engine, id: &ContainerId) -> Self {
         Self {

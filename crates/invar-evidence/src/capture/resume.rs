@@ -112,6 +112,9 @@ impl Capture<'_> {
             invar_sys::tree::remove(&place).map_err(EvidenceError::io("remove", &place))?;
             return Ok(None);
         }
+        // It may end in the middle of a line; what is here is listed anew.
+        let listing = upper::found_listing(&self.draft.dir, "upper");
+        fs_err::remove_file(listing).ok();
         let reason = "only the part that was taken when the capture was killed";
         self.draft.log.not_captured(b"upper directory", reason)?;
         Ok(Some(Taken::none(progress.taking.unwrap_or(Method::Copied))))

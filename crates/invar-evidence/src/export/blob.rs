@@ -26,8 +26,8 @@ pub(super) enum Source {
         offset: u64,
         size: u64,
     },
-    /// The upper directory of the evidence at this path.
-    Upper(PathBuf, Form, Marks),
+    /// A tree of the evidence at this path.
+    Tree(PathBuf, String, Form, Marks),
     /// Files of the evidence at this path, as a tar.
     Files(PathBuf, Vec<String>),
 }
@@ -113,7 +113,7 @@ impl Source {
                 });
                 copied.map(drop).map_err(failed)
             }
-            Self::Upper(dir, form, marks) => layer::write(dir, *form, *marks, out, gap),
+            Self::Tree(dir, tree, form, marks) => layer::write(dir, tree, *form, *marks, out, gap),
             Self::Files(dir, names) => files(dir, names, out),
         }
     }

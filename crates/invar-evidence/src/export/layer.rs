@@ -1,4 +1,4 @@
-//! The upper directory as a tar: as an OCI layer, or exactly as it was found.
+//! A tree as a tar: the upper directory as an OCI layer, or any exactly as it was found.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -38,6 +38,7 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Writes the tar. Equal evidence gives equal bytes. What the form cannot hold is told to `gap`.
 pub(super) fn write(
     dir: &Path,
+    tree: &str,
     form: Form,
     marks: Marks,
     out: &mut dyn Write,
@@ -49,9 +50,9 @@ pub(super) fn write(
         marks,
         gap,
     };
-    let listing = upper::listing(dir, "upper");
+    let listing = upper::listing(dir, tree);
     if listing.exists() {
-        let place = upper::place(dir);
+        let place = dir.join(upper::RAW).join(tree);
         let tree = open_dir(&place).map_err(EvidenceError::io("open", &place))?;
         for entry in Reader::open(&listing)? {
             writing.listed(tree.as_fd(), &entry?)?;

@@ -28,7 +28,7 @@ use self::blob::{Blob, Source};
 use self::image::Image;
 use self::layer::{Form, failed};
 use self::pax::Pax;
-use crate::capture::{below, changes, log, timeline};
+use crate::capture::{below, changes, log, mounted, timeline};
 use crate::custody::{self, Action};
 use crate::digest;
 use crate::error::{EvidenceError, Result};
@@ -138,7 +138,8 @@ impl Archive {
         tag: &str,
         gaps: &mut Vec<Gap>,
     ) -> Result<Value> {
-        let upper = Source::Upper(evidence.dir.clone(), Form::Layer, header.marks);
+        let dir = evidence.dir.clone();
+        let upper = Source::Tree(dir, "upper".to_owned(), Form::Layer, header.marks);
         let changed = Blob::new(LAYER, None, upper, &mut |gap| gaps.push(gap))?;
         let (original, layers) = match image {
             Some(image) => {
@@ -209,8 +210,13 @@ impl Archive {
             .header
             .as_ref()
             .map_or_else(Marks::default, |header| header.marks);
-        let upper = Source::Upper(dir.clone(), Form::Raw, marks);
-        layers.push(self.add(TAR, Some("upper.tar"), upper)?);
+        let mounts = mounted::read(dir)?.into_iter().map(|line| line.tree);
+        let trees = mounts.filter(|tree| mounted::is_tree(tree));
+        for tree in std::iter::once("upper".to_owned()).chain(trees) {
+            let title = format!("{tree}.tar");
+            let source = Source::Tree(dir.clone(), tree, Form::Raw, marks);
+            layers.push(self.add(TAR, Some(&title), source)?);
+        }
         layers.extend(self.image_config.take());
         self.artifact(ARTIFACT, &evidence.id, &layers, subject, None)
     }
@@ -226,7 +232,7 @@ impl Archive {
             log::NAME,
             below::NAME,
             "upper.jsonl",
-            "tmpfs.jsonl",
+            mounted::NAME,
         ];
         for name in kept.into_iter().filter(|name| dir.join(name).exists()) {
             // A timeline names the arguments of processes.
