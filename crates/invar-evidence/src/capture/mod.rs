@@ -15,6 +15,7 @@ pub(crate) mod changes;
 mod freeze;
 pub(crate) mod held;
 pub(crate) mod log;
+pub(crate) mod memory;
 pub(crate) mod mounted;
 mod mounts;
 mod output;
@@ -238,6 +239,14 @@ impl<'a> Capture<'a> {
         let Some(init) = pids.first() else {
             return Ok(());
         };
+        if self.draft.header.plan.wanted.memory {
+            let (dir, log) = (&self.draft.dir, &mut self.draft.log);
+            let kept = memory::keep(&pids, dir, &self.limits, &mut self.budget, log);
+            match kept {
+                Ok(count) => log.step(Step::Memory { count })?,
+                failed => log.absorb("memory of the processes", failed.map(drop))?,
+            }
+        }
         let path = format!("/proc/{init}/mountinfo");
         let (text, _) = files::read_start(path.as_ref(), self.limits.proc_file)?;
         let mounts = Mounts::parse(&text);
@@ -409,10 +418,10 @@ impl<'a> Capture<'a> {
     /// Names what a reader may expect and will not find.
     fn declare_gaps(&mut self) -> Result<()> {
         let log = &mut self.draft.log;
-        log.not_captured(
-            b"memory of the processes",
-            "only maps, arguments and environment are kept, no memory image",
-        )?;
+        if !self.draft.header.plan.wanted.memory {
+            let reason = "not asked for (--memory): only maps, arguments and environment are kept";
+            log.not_captured(b"memory of the processes", reason)?;
+        }
         if self.saw_mounts {
             return Ok(());
         }

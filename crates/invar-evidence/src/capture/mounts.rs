@@ -27,8 +27,13 @@ pub(crate) struct Mount {
 impl Mount {
     /// Whether a request to it cannot wait for a program.
     pub(crate) fn is_local(&self) -> bool {
-        LOCAL.contains(&self.kind.as_str())
+        is_local(&self.kind)
     }
+}
+
+/// Whether a request to a file system of this type cannot wait for a program.
+pub(crate) fn is_local(kind: &str) -> bool {
+    LOCAL.contains(&kind)
 }
 
 /// A process's mounts by the kernel's number.

@@ -404,7 +404,7 @@ fn namespaces(proc: &Path) -> BTreeMap<String, u64> {
 }
 
 /// The entries of a directory that are numbers, sorted.
-fn numbers(dir: &Path) -> Vec<u32> {
+pub(crate) fn numbers(dir: &Path) -> Vec<u32> {
     let Ok(entries) = fs::read_dir(dir) else {
         return Vec::new();
     };

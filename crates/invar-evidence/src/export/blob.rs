@@ -30,6 +30,8 @@ pub(super) enum Source {
     Tree(PathBuf, String, Form, Marks),
     /// Files of the evidence at this path, as a tar.
     Files(PathBuf, Vec<String>),
+    /// The same for files that may have holes.
+    SparseFiles(PathBuf, Vec<String>),
 }
 
 /// A blob whose digest is known.
@@ -115,6 +117,7 @@ impl Source {
             }
             Self::Tree(dir, tree, form, marks) => layer::write(dir, tree, *form, *marks, out, gap),
             Self::Files(dir, names) => files(dir, names, out),
+            Self::SparseFiles(dir, names) => layer::sparse_files(dir, names, out),
         }
     }
 }

@@ -28,7 +28,7 @@ use self::blob::{Blob, Source};
 use self::image::Image;
 use self::layer::{Form, failed};
 use self::pax::Pax;
-use crate::capture::{below, changes, log, mounted, timeline};
+use crate::capture::{below, changes, log, memory, mounted, timeline};
 use crate::custody::{self, Action};
 use crate::digest;
 use crate::error::{EvidenceError, Result};
@@ -205,6 +205,11 @@ impl Archive {
                     Source::Files(dir.clone(), names),
                 )?);
             }
+        }
+        let cores = blob::below(dir, memory::DIR)?;
+        if !cores.is_empty() {
+            let source = Source::SparseFiles(dir.clone(), cores);
+            layers.push(self.add(TAR, Some("memory.tar"), source)?);
         }
         let marks = evidence
             .header
