@@ -15,6 +15,7 @@
 //! a way to freeze them. It does not decide when a container is captured or replaced.
 #![forbid(unsafe_code)]
 
+mod archive;
 mod capture;
 mod custody;
 mod digest;
@@ -39,6 +40,7 @@ mod verify;
 
 use invar_engine::{Container, Engine};
 
+pub use archive::{LONGEST_SIGNATURE, verify_archive};
 pub use capture::log::{Record, Step, What};
 pub use capture::processes::{LostFile, Process};
 pub use custody::Action;

@@ -54,7 +54,7 @@ impl Verification {
         self.problems.is_empty()
     }
 
-    fn add(&mut self, what: &str, reason: impl Into<String>) {
+    pub(crate) fn add(&mut self, what: &str, reason: impl Into<String>) {
         if self.problems.len() < MOST {
             self.problems.push(Problem {
                 what: what.to_owned(),

@@ -203,39 +203,6 @@ fn what_overlayfs_left_below_is_kept_as_the_container_showed_it() {
 }
 
 #[test]
-fn temporary_file_systems_are_kept_when_asked_for_and_named_when_not() {
-    let host = Host::embedded();
-    let flags = ["--tmpfs", "/scratch"];
-    host.start(
-        "web",
-        &flags,
-        "echo loot > /scratch/loot; echo ready; sleep 100000",
-    );
-    support::wait_for_log(host.invar(), "web", "ready");
-    let without = host.json(&["capture", "web"]);
-    let gaps = without["summary"]["not_captured"].as_array().unwrap();
-    assert!(gaps.iter().any(|gap| gap["what"] == "/scratch"), "{gaps:?}");
-
-    for flags in [
-        &["capture", "--tmpfs", "web"][..],
-        &["capture", "--tmpfs", "--stop", "web"],
-    ] {
-        let sealed = host.json(flags);
-        let id = sealed["id"].as_str().unwrap();
-        let dir = host.evidence(id);
-        let index = jsonl(dir.join("tmpfs.jsonl"));
-        let scratch = index
-            .iter()
-            .find(|line| line["mounted_at"] == "/scratch")
-            .unwrap();
-        let tree = scratch["tree"].as_str().unwrap();
-        let loot = fs::read_to_string(dir.join("raw").join(tree).join("loot")).unwrap();
-        assert_eq!(loot, "loot\n");
-        assert_valid(&host, id);
-    }
-}
-
-#[test]
 fn a_program_that_exists_in_memory_only_is_kept() {
     let host = Host::Embedded(support::empty());
     host.invar().import("debian", &rootfs::debian_tar());

@@ -30,7 +30,7 @@ use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use invar_drift::{Comparison, Namespace};
-use invar_engine::{Container, Engine, MountKind, RootFs, State};
+use invar_engine::{Container, Engine, EngineError, MountKind, RootFs, State};
 use jiff::Timestamp;
 
 use self::freeze::Frozen;
@@ -39,7 +39,7 @@ use self::log::Step;
 use self::mounts::Mounts;
 use self::pace::Pace;
 use self::processes::Recorder;
-pub(crate) use self::resume::take_up;
+pub(crate) use self::resume::{left_frozen, take_up};
 use crate::error::{EvidenceError, Result};
 use crate::files;
 use crate::header::{Header, Marks, Plan};
@@ -139,7 +139,7 @@ impl<'a> Capture<'a> {
             }
             Err(error) => {
                 let error = EvidenceError::engine("open the container's root")(error);
-                if self.will_vanish() {
+                if self.will_vanish() && !self.is_gone() {
                     return Err(error);
                 }
                 self.draft.log.not_captured(b"root", error.chain())
@@ -169,6 +169,12 @@ impl<'a> Capture<'a> {
         Ok(Marks::Trusted)
     }
 
+    /// Whether the engine has removed it already: what it had can be had no more.
+    fn is_gone(&self) -> bool {
+        let found = self.engine.inspect(self.container.id.as_str());
+        matches!(found, Err(EngineError::NotFound { .. }))
+    }
+
     /// Whether the container is gone afterwards, and all that was not taken with it.
     fn will_vanish(&self) -> bool {
         let plan = &self.draft.header.plan;
@@ -191,6 +197,9 @@ impl<'a> Capture<'a> {
         if frozen.is_some() {
             let recorded = self.record_processes();
             self.draft.log.absorb("processes", recorded)?;
+        } else if self.container.state == State::Running {
+            let reason = "the container ended before it could be frozen";
+            self.draft.log.not_captured(b"processes", reason)?;
         }
         let (stop, exact) = {
             let plan = &self.draft.header.plan;
@@ -210,7 +219,14 @@ impl<'a> Capture<'a> {
             self.keep_files(&mut pace)?;
         }
         if self.taken.is_none() {
-            self.take_upper(&mut pace)?;
+            match self.take_upper(&mut pace) {
+                // With its container removed there is nothing that could still be lost.
+                Err(error) if self.is_gone() => {
+                    let log = &mut self.draft.log;
+                    log.not_captured(b"upper directory", error.chain())?;
+                }
+                taken => taken?,
+            }
         }
         if !stop {
             pace.go_on(&mut self.draft.log)?;

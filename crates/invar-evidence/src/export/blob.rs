@@ -84,10 +84,7 @@ impl Blob {
     /// Writes it a second time, which must give the same bytes.
     pub(super) fn write(&self, tar: &mut Pax<'_>) -> Result<()> {
         tar.file(&self.name(), self.size).map_err(failed)?;
-        let mut out = Counting {
-            hashing: Hashing::default(),
-            out: tar.out(),
-        };
+        let mut out = Counting::new(tar.out());
         self.source.write(&mut out, &mut |_| {})?;
         let Hashing { hash, size } = out.hashing;
         if size != self.size || digest::hex(&hash.finalize()) != self.sha256 {
@@ -160,9 +157,23 @@ impl Write for Hashing {
     }
 }
 
-struct Counting<'a> {
+pub(super) struct Counting<'a> {
     hashing: Hashing,
     out: &'a mut dyn Write,
+}
+
+impl<'a> Counting<'a> {
+    pub(super) fn new(out: &'a mut dyn Write) -> Self {
+        Self {
+            hashing: Hashing::default(),
+            out,
+        }
+    }
+
+    /// SHA-256 of all that was written.
+    pub(super) fn sha256(self) -> String {
+        digest::hex(&self.hashing.hash.finalize())
+    }
 }
 
 impl Write for Counting<'_> {

@@ -13,7 +13,7 @@
 mod blob;
 mod image;
 mod layer;
-mod pax;
+pub(crate) mod pax;
 mod redact;
 
 use std::collections::BTreeMap;
@@ -24,10 +24,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use self::blob::{Blob, Source};
+use self::blob::{Blob, Counting, Source};
 use self::image::Image;
 use self::layer::{Form, failed};
 use self::pax::Pax;
+use crate::archive;
 use crate::capture::{below, changes, log, memory, mounted, timeline};
 use crate::custody::{self, Action};
 use crate::digest;
@@ -63,6 +64,11 @@ pub struct Exported {
     pub has_base: bool,
     /// What the image of what changed cannot hold; it is in `upper.tar`.
     pub not_in_image: Vec<Gap>,
+    /// SHA-256 of the archive.
+    pub sha256: String,
+    /// A signed statement about the archive, to be kept beside it: a DSSE envelope.
+    #[serde(skip)]
+    pub signature: Vec<u8>,
 }
 
 /// Writes sealed evidence as an archive. `image` is a docker-archive of the container's image;
@@ -84,13 +90,15 @@ pub fn export(
     let tag = format!("invar-evidence:{}", evidence.id);
     let rootfs = archive.rootfs(evidence, header, image, &tag, &mut gaps)?;
     archive.evidence(evidence, Some(&rootfs))?;
-    archive.write(store, evidence, out)?;
+    let (sha256, signature) = archive.write(store, evidence, out)?;
     crate::seal::record(store, evidence, Action::Exported)?;
     Ok(Exported {
         id: evidence.id.clone(),
         image: Some(tag),
         has_base,
         not_in_image: gaps,
+        sha256,
+        signature,
     })
 }
 
@@ -100,13 +108,15 @@ pub fn redact(store: &EvidenceStore, evidence: &Evidence, out: &mut dyn Write) -
     sealed_header(evidence)?;
     let mut archive = Archive::default();
     archive.redacted(evidence)?;
-    archive.write(store, evidence, out)?;
+    let (sha256, signature) = archive.write(store, evidence, out)?;
     crate::seal::record(store, evidence, Action::Redacted)?;
     Ok(Exported {
         id: evidence.id.clone(),
         image: None,
         has_base: false,
         not_in_image: Vec::new(),
+        sha256,
+        signature,
     })
 }
 
@@ -326,9 +336,16 @@ impl Archive {
         Ok(descriptor)
     }
 
-    fn write(self, store: &EvidenceStore, evidence: &Evidence, out: &mut dyn Write) -> Result<()> {
+    /// Writes the archive; its SHA-256 and the signed statement about it.
+    fn write(
+        self,
+        store: &EvidenceStore,
+        evidence: &Evidence,
+        out: &mut dyn Write,
+    ) -> Result<(String, Vec<u8>)> {
         let mut written: BTreeMap<String, String> = BTreeMap::new();
-        let mut tar = Pax::new(out);
+        let mut out = Counting::new(out);
+        let mut tar = Pax::new(&mut out);
         let layout = br#"{"imageLayoutVersion":"1.0.0"}"#.as_slice();
         own(&mut tar, &mut written, "oci-layout", layout)?;
         let index = json!({
@@ -359,8 +376,14 @@ impl Archive {
         let key = PrivateKey::load_or_create(&store.trust())?;
         own(&mut tar, &mut written, "SHA256SUMS", &list)?;
         let signature = dsse::sign(&key, &sealed);
-        own(&mut tar, &mut written, "SHA256SUMS.dsse.json", &signature)?;
-        tar.finish().map_err(failed)
+        own(&mut tar, &mut written, archive::SIGNATURE, &signature)?;
+        tar.finish().map_err(failed)?;
+        let sha256 = out.sha256();
+        let sealed = Sealed {
+            subjects: vec![(format!("evidence-{}.tar", evidence.id), sha256.clone())],
+            predicate: json!({ "id": evidence.id, "archive": true }),
+        };
+        Ok((sha256, dsse::sign(&key, &sealed)))
     }
 }
 
