@@ -48,7 +48,9 @@ pub fn verify_archive(
             found.add("archive", reason);
             Contents::default()
         }
-        Err(Stop::Unreadable(error)) => return Err(EvidenceError::io("read", "the archive")(error)),
+        Err(Stop::Unreadable(error)) => {
+            return Err(EvidenceError::io("read", "the archive")(error));
+        }
     };
     let whole = reading.finish();
     let whole = whole.map_err(EvidenceError::io("read", "the archive"))?;
@@ -58,7 +60,10 @@ pub fn verify_archive(
     if let Some(signature) = signature {
         match dsse::verify(key, signature) {
             Ok(sealed) if sealed.subjects.iter().any(|(_, digest)| *digest == whole) => {}
-            Ok(_) => found.add("signature", "it is of another archive, or this one was changed"),
+            Ok(_) => found.add(
+                "signature",
+                "it is of another archive, or this one was changed",
+            ),
             Err(error) => found.add("signature", error.chain()),
         }
     }
@@ -143,7 +148,10 @@ impl Contents {
                 found.add(name, "its name is not the digest of its content");
             }
         }
-        for name in expected.keys().filter(|name| !self.files.contains_key(*name)) {
+        for name in expected
+            .keys()
+            .filter(|name| !self.files.contains_key(*name))
+        {
             found.add(name, "missing");
         }
     }
@@ -193,7 +201,9 @@ impl Reading<'_> {
         let mut buffer = vec![0; 1 << 16];
         let mut left = size;
         while left > 0 {
-            let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            let wanted = usize::try_from(left)
+                .unwrap_or(usize::MAX)
+                .min(buffer.len());
             let length = self.some(&mut buffer[..wanted])?;
             if length == 0 {
                 return Err(Stop::Malformed("it was cut off".to_owned()));
@@ -204,8 +214,8 @@ impl Reading<'_> {
             }
             left -= length as u64;
         }
-        let padding = usize::try_from(size.next_multiple_of(BLOCK as u64) - size)
-            .expect("less than a block");
+        let padding =
+            usize::try_from(size.next_multiple_of(BLOCK as u64) - size).expect("less than a block");
         let mut zeros = [0; BLOCK];
         self.fill(&mut zeros[..padding])?;
         if zeros[..padding].iter().any(|byte| *byte != 0) {

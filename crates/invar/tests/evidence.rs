@@ -594,3 +594,40 @@ fn the_timeline_has_what_timesketch_needs_in_order() {
             && has("capture: frozen")
     );
 }
+
+/// Whenever a container ends in a capture, the evidence is whole, or there was no container any
+/// more when it was looked up.
+#[test]
+fn a_container_that_is_just_ending_gives_complete_evidence() {
+    for host in [Host::embedded(), Host::docker()] {
+        for flags in [&["--rm"][..], &[]] {
+            for way in [&["capture"][..], &["capture", "--stop"]] {
+                for tenth in 0..5 {
+                    let script = format!("echo loot > /loot; sleep 0.{}", tenth * 2);
+                    host.start("web", flags, &script);
+                    let output = host.output(&[way, &["web"]].concat());
+                    let (code, id, err) = outcome_of(&output);
+                    let is_gone = err.contains("no container") || err.contains("not found");
+                    assert!(code == Some(0) || is_gone, "{flags:?} {way:?}: {err}");
+                    if code == Some(0) {
+                        assert_valid(&host, &id);
+                        let shown = host.json(&["evidence", "show", &id]);
+                        let summary = &shown["evidence"]["summary"];
+                        assert_eq!(summary["is_complete"], json!(true), "{summary}");
+                    }
+                    drop(host.output(&["rm", "--force", "web"]));
+                    invar_testkit::eventually("it is gone", || {
+                        (host.status("web") == "gone").then_some(())
+                    });
+                }
+            }
+        }
+        let listed = host.json(&["evidence", "ls"]);
+        let states = listed.as_array().unwrap().iter();
+        assert!(
+            states
+                .map(|found| &found["state"])
+                .all(|state| state == "sealed")
+        );
+    }
+}

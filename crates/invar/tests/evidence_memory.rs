@@ -59,7 +59,6 @@ fn a_core_is_read_by_readelf_and_gdb_and_holds_what_was_in_memory() {
         "NT_AUXV",
         "NT_FILE",
         "LOAD",
-        "/perl",
     ] {
         assert!(shown.contains(expected), "{expected}: {shown}");
     }
@@ -81,7 +80,8 @@ fn a_core_is_read_by_readelf_and_gdb_and_holds_what_was_in_memory() {
         assert_ne!(registers("rip"), "0x0");
     }
     assert!(!shown.contains("Cannot access memory"), "{shown}");
-    assert!(shown.contains("[heap]") || shown.contains("perl"), "{shown}");
+    // The file behind an address is known.
+    assert!(shown.contains("/usr/bin/perl"), "{shown}");
 }
 
 #[test]

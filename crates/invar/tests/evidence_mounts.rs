@@ -25,7 +25,9 @@ fn mounted(host: &Host) -> PathBuf {
         : > \"/data/$(printf 'new\\nline')\"; truncate -s 100M /data/sparse
         touch /host/ready; exec sleep 100000";
     host.start("web", &flags, script);
-    eventually("it is ready", || shared.join("ready").exists().then_some(()));
+    eventually("it is ready", || {
+        shared.join("ready").exists().then_some(())
+    });
     shared
 }
 

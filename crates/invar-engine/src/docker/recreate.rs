@@ -9,8 +9,8 @@ use std::collections::HashMap;
 
 use bollard::Docker;
 use bollard::models::{
-    ContainerCreateBody, ContainerCreateResponse, ContainerInspectResponse, EndpointSettings, HostConfig, Mount, MountPoint,
-    MountType, NetworkConnectRequest, NetworkingConfig,
+    ContainerCreateBody, ContainerCreateResponse, ContainerInspectResponse, EndpointSettings,
+    HostConfig, Mount, MountPoint, MountType, NetworkConnectRequest, NetworkingConfig,
 };
 use bollard::query_parameters::CreateContainerOptionsBuilder;
 use tokio::runtime::Runtime;

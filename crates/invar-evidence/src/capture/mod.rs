@@ -443,9 +443,13 @@ impl<'a> Capture<'a> {
         }
         for mount in &self.container.config.mounts {
             let reason = match &mount.kind {
-                MountKind::Bind { .. } => "a directory of the host: mounts are taken of a running \
-                                           container only",
-                MountKind::Volume { .. } => "a volume: mounts are taken of a running container only",
+                MountKind::Bind { .. } => {
+                    "a directory of the host: mounts are taken of a running \
+                                           container only"
+                }
+                MountKind::Volume { .. } => {
+                    "a volume: mounts are taken of a running container only"
+                }
                 MountKind::Tmpfs { .. } => "a temporary file system, gone when the container ended",
             };
             log.not_captured(mount.target.as_os_str().as_encoded_bytes(), reason)?;

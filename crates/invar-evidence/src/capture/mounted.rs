@@ -133,10 +133,10 @@ fn points(mounts: &Mounts, container: &Container, wanted: &Wanted) -> Vec<Point>
             Kind::Volume => {
                 Some("a volume, which outlives the container: not asked for (--volumes)")
             }
-            Kind::Bind => {
-                Some("a directory of the host, not a part of the container: not asked for \
-                      (--include-mount)")
-            }
+            Kind::Bind => Some(
+                "a directory of the host, not a part of the container: not asked for \
+                      (--include-mount)",
+            ),
         };
         points.push(Point {
             at: at.to_vec(),
@@ -209,13 +209,18 @@ pub(crate) fn keep(
     if held.is_empty() {
         return Ok(());
     }
-    let mut index = match read(dir)? {
-        earlier if earlier.is_empty() => Vec::new(),
+    let earlier = read(dir)?;
+    let mut index = match earlier.len() {
+        0 => Vec::new(),
         _ => files::read(&dir.join(NAME), LONGEST)?,
     };
-    let first = index.iter().filter(|byte| **byte == b'\n').count();
+    // A capture that was killed has taken those already.
+    let is_new = |mount: &&Held| {
+        let at = text::shown(&mount.at);
+        !earlier.iter().any(|line| line.mounted_at == at)
+    };
     budget.part(part);
-    for (number, mount) in (first..).zip(held) {
+    for (number, mount) in (earlier.len()..).zip(held.iter().filter(is_new)) {
         let tree = format!("{}-{number}", mount.kind.name());
         log.set_base(&mount.at);
         let taken = one(mount, &tree, dir, limits, budget, pace, log);
@@ -284,6 +289,33 @@ fn one(
         list::reconcile(to.as_fd(), &listing)?;
     }
     Ok(taken)
+}
+
+/// Throws away what a capture that was killed had not copied to the end, and names it.
+pub(crate) fn drop_unfinished(dir: &Path, log: &mut Log) -> Result<()> {
+    let raw = dir.join(RAW);
+    if !raw.exists() {
+        return Ok(());
+    }
+    let whole = read(dir)?;
+    for entry in fs_err::read_dir(&raw).map_err(EvidenceError::io("list", &raw))? {
+        let name = entry.map_err(EvidenceError::io("list", &raw))?.file_name();
+        let Some(name) = name.to_str().filter(|name| is_tree(name)) else {
+            continue;
+        };
+        if whole.iter().any(|line| line.tree == name) {
+            continue;
+        }
+        let place = raw.join(name);
+        invar_sys::tree::remove(&place).map_err(EvidenceError::io("remove", &place))?;
+        let listing = found_listing(dir, name);
+        if listing.exists() {
+            fs_err::remove_file(&listing).map_err(EvidenceError::io("remove", &listing))?;
+        }
+        let reason = "the capture was killed while it was copied";
+        log.not_captured(name.as_bytes(), reason)?;
+    }
+    Ok(())
 }
 
 /// The trees of mounts in the evidence, as the index has them; none when there is no index.

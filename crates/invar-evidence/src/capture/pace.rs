@@ -54,7 +54,9 @@ impl<'a> Pace<'a> {
         let is_ours = frozen.as_ref().is_some_and(Frozen::is_ours);
         Self {
             frozen,
-            deadline: limit.filter(|_| is_ours).map(|limit| Instant::now() + limit),
+            deadline: limit
+                .filter(|_| is_ours)
+                .map(|limit| Instant::now() + limit),
             ..Self::still()
         }
     }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::freeze::Frozen;
 use super::log::{self, Record, Step, What};
 use super::pace::Pace;
-use super::{Capture, upper};
+use super::{Capture, mounted, upper};
 use crate::error::{EvidenceError, Result};
 use crate::limits::Limits;
 use crate::store::{Draft, Evidence, EvidenceStore};
@@ -85,6 +85,7 @@ pub(crate) fn take_up(
 fn without_container(mut draft: Draft) -> Result<Draft> {
     let reason = "the capture was killed, and the container is gone";
     draft.log.not_captured(b"what is not here", reason)?;
+    mounted::drop_unfinished(&draft.dir, &mut draft.log)?;
     let listed = upper::complete_listings(&draft.dir, &mut draft.log);
     draft.log.absorb("upper directory", listed)?;
     Ok(draft)
@@ -92,6 +93,7 @@ fn without_container(mut draft: Draft) -> Result<Draft> {
 
 impl Capture<'_> {
     fn go_on(&mut self, store: &EvidenceStore, progress: &Progress) -> Result<()> {
+        mounted::drop_unfinished(&self.draft.dir, &mut self.draft.log)?;
         self.open_root(store)?;
         self.taken = self.was_taken(progress)?;
         let frozen = (progress.froze && self.container.state == State::Paused)

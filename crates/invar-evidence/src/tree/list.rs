@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use rayon::prelude::*;
 
-use super::entry::{Entry, EntryKind};
 use super::check::order;
+use super::entry::{Entry, EntryKind};
 use super::{open_file, walk};
 use crate::capture::log::Log;
 use crate::digest;

@@ -355,9 +355,7 @@ fn segment(map: &Map, start: u64, end: u64, is_kept: bool) -> Segment {
         size: end - start,
         is_kept,
         is_whole: false,
-        rights: right(map.is_readable, 4)
-            | right(map.is_writable, 2)
-            | right(map.is_executable, 1),
+        rights: right(map.is_readable, 4) | right(map.is_writable, 2) | right(map.is_executable, 1),
     }
 }
 

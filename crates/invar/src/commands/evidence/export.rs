@@ -90,11 +90,7 @@ pub(super) fn beside(archive: &Path) -> PathBuf {
 }
 
 /// Writes the signature of an archive beside it, or where it was asked for.
-pub(super) fn sign(
-    output: &Path,
-    asked: Option<&Path>,
-    exported: &Exported,
-) -> anyhow::Result<()> {
+pub(super) fn sign(output: &Path, asked: Option<&Path>, exported: &Exported) -> anyhow::Result<()> {
     let path = match asked {
         Some(path) => path.to_owned(),
         None if output == Path::new("-") => return Ok(()),

@@ -59,7 +59,10 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
                 ],
                 all.iter().map(row),
             )?;
-            for evidence in all.iter().filter(|found| frozen::is_left(cli.root(), found)) {
+            for evidence in all
+                .iter()
+                .filter(|found| frozen::is_left(cli.root(), found))
+            {
                 frozen::say(evidence);
             }
             let broken = all.iter().find(|found| found.state == State::Incomplete);
