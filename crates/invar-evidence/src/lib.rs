@@ -23,6 +23,8 @@ mod error;
 mod export;
 mod failpoint;
 mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod header;
 mod id;
 mod limits;

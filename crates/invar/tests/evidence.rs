@@ -121,6 +121,11 @@ fn a_capture_keeps_all_an_intruder_left_in_a_docker_container() {
 }
 
 #[test]
+fn a_capture_keeps_all_an_intruder_left_in_a_podman_container() {
+    keeps_all(&Host::podman());
+}
+
+#[test]
 fn a_stopped_container_was_killed_frozen_and_its_upper_directory_moved() {
     let host = Host::embedded();
     host.attacked("web", &[]);

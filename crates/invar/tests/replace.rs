@@ -45,6 +45,11 @@ fn swaps(host: &Host, method: &str) {
 }
 
 #[test]
+fn a_podman_container_is_replaced_without_copying_a_byte() {
+    swaps(&Host::podman(), "linked");
+}
+
+#[test]
 fn a_fresh_docker_container_has_the_very_image_although_its_name_moved() {
     let host = Host::docker();
     host.start("web", &[], "sleep 100000");

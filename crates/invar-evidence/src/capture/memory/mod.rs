@@ -413,6 +413,27 @@ fn about(pid: u32, proc: &Path, limits: &Limits) -> About {
     }
 }
 
+/// Reads bytes as what the kernel says of a process's memory, and writes the head of its core.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let maps = maps::parse(bytes);
+    let text = String::from_utf8_lossy(bytes);
+    let about = About {
+        name: bytes.to_vec(),
+        args: bytes.to_vec(),
+        threads: vec![Thread {
+            id: 1,
+            registers: Registers::parse(&text),
+        }],
+        ..About::default()
+    };
+    let kept = maps.iter().filter(|map| map.end - map.start < 1 << 40);
+    let segments: Vec<Segment> = kept
+        .map(|map| segment(map, map.start, map.end, true))
+        .collect();
+    drop(elf::head(&about, &maps, &segments));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
