@@ -222,6 +222,7 @@ impl<'a> Capture<'a> {
             match self.take_upper(&mut pace) {
                 // With its container removed there is nothing that could still be lost.
                 Err(error) if self.is_gone() => {
+                    upper::drop_unfinished(&self.draft.dir)?;
                     let log = &mut self.draft.log;
                     log.not_captured(b"upper directory", error.chain())?;
                 }

@@ -76,6 +76,19 @@ pub(crate) fn take(
     Ok(taken)
 }
 
+/// Throws away what was taken of an upper directory that vanished meanwhile.
+pub(crate) fn drop_unfinished(dir: &Path) -> Result<()> {
+    let place = place(dir);
+    if place.exists() {
+        invar_sys::tree::remove(&place).map_err(EvidenceError::io("remove", &place))?;
+    }
+    let listing = found_listing(dir, UPPER);
+    if listing.exists() {
+        fs::remove_file(&listing).map_err(EvidenceError::io("remove", &listing))?;
+    }
+    Ok(())
+}
+
 /// Moves a directory, also from one mount to another of the same file system.
 fn rename(from: &Path, to: &Path) -> Result<()> {
     match fs::rename(from, to) {
