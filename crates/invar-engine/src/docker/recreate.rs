@@ -101,6 +101,7 @@ fn body(
     {
         body.hostname = None;
     }
+    plain_limits(&mut host);
     let primary = host.network_mode.clone().unwrap_or_default();
     body.networking_config = endpoints
         .remove_entry(&primary)
@@ -109,6 +110,16 @@ fn body(
         });
     body.host_config = Some(host);
     Ok(body)
+}
+
+/// Podman answers with the kernel's names of limits (`RLIMIT_NOFILE`) and takes only those of
+/// `--ulimit` (`nofile`).
+fn plain_limits(host: &mut HostConfig) {
+    for limit in host.ulimits.iter_mut().flatten() {
+        if let Some(name) = limit.name.as_deref().and_then(|name| name.strip_prefix("RLIMIT_")) {
+            limit.name = Some(name.to_ascii_lowercase());
+        }
+    }
 }
 
 /// An anonymous volume is named only in `Mounts`; without this the fresh container would get an

@@ -27,7 +27,7 @@ pub(crate) mod upper;
 
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use invar_drift::{Comparison, Namespace};
 use invar_engine::{Container, Engine, EngineError, MountKind, RootFs, State};
@@ -47,6 +47,9 @@ use crate::limits::{Budget, Limits};
 use crate::store::{Draft, EvidenceStore};
 use crate::tree::take::{Method, Taken};
 use crate::tree::{entry, open_dir, stat};
+
+/// How long an engine may take to remove a container that ended.
+const REMOVING: Duration = Duration::from_secs(10);
 
 /// A capture at work.
 pub(crate) struct Capture<'a> {
@@ -169,10 +172,22 @@ impl<'a> Capture<'a> {
         Ok(Marks::Trusted)
     }
 
-    /// Whether the engine has removed it already: what it had can be had no more.
+    /// Whether the engine has removed it: what it had can be had no more. One that removes itself
+    /// is waited for while its engine is at it.
     fn is_gone(&self) -> bool {
-        let found = self.engine.inspect(self.container.id.as_str());
-        matches!(found, Err(EngineError::NotFound { .. }))
+        let began = Instant::now();
+        loop {
+            let found = self.engine.inspect(self.container.id.as_str());
+            match found.map(|found| found.state) {
+                Err(EngineError::NotFound { .. }) => return true,
+                Ok(State::Exited(_))
+                    if self.container.config.auto_remove && began.elapsed() < REMOVING =>
+                {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                _ => return false,
+            }
+        }
     }
 
     /// Whether the container is gone afterwards, and all that was not taken with it.
