@@ -172,9 +172,10 @@ impl Reading<'_> {
         if block == [0; BLOCK] {
             self.fill(&mut block)?;
             let is_end = block == [0; BLOCK] && self.some(&mut [0; 1])? == 0;
-            return match is_end {
-                true => Ok(None),
-                false => Err(malformed("there is something after its end")),
+            return if is_end {
+                Ok(None)
+            } else {
+                Err(malformed("there is something after its end"))
             };
         }
         let header = Header::from_byte_slice(&block);

@@ -49,7 +49,10 @@ pub fn records(bytes: &[u8]) {
         5 => memory::fuzz(bytes),
         6 => {
             if let Ok(sums) = sums::parse(bytes) {
-                assert_eq!(sums::parse(&sums::format(&sums)).expect("it was read"), sums);
+                assert_eq!(
+                    sums::parse(&sums::format(&sums)).expect("it was read"),
+                    sums
+                );
             }
         }
         7 => {

@@ -16,7 +16,7 @@ fn core(dir: &Path) -> (PathBuf, Value) {
     let index = jsonl(dir.join("memory.jsonl"));
     let line = index[0].clone();
     (
-        dir.join("memory").join(line["core"].as_str().unwrap()),
+        dir.join("memory").join(line["file"].as_str().unwrap()),
         line,
     )
 }

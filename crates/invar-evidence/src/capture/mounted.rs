@@ -116,12 +116,12 @@ fn points(mounts: &Mounts, container: &Container, wanted: &Wanted) -> Vec<Point>
             .iter()
             .find(|of_config| of_config.target.as_os_str().as_encoded_bytes() == at)
             .map(|of_config| &of_config.kind);
-        let is_masked = MASKS.iter().any(|mask| at.starts_with(mask));
+        let hides_kernels = MASKS.iter().any(|mask| at.starts_with(mask));
         let kind = match of_config {
             Some(MountKind::Bind { .. }) => Kind::Bind,
             Some(MountKind::Volume { .. }) => Kind::Volume,
             // An engine mounts single files, `/etc/hosts` among them, out of one of its own.
-            _ if mount.kind == "tmpfs" && mount.is_whole && !is_masked => Kind::Tmpfs,
+            _ if mount.kind == "tmpfs" && mount.is_whole && !hides_kernels => Kind::Tmpfs,
             _ if is_asked => Kind::Bind,
             _ => continue,
         };
@@ -260,10 +260,10 @@ fn one(
     pace: &mut Pace<'_>,
     log: &mut Log,
 ) -> Result<Taken> {
-    let place = dir.join(RAW).join(tree);
-    files::private_dir(&place)?;
-    let to = open_dir(&place).map_err(EvidenceError::io("open", &place))?;
-    let top = stat(mount.handle.as_fd(), c"").map_err(EvidenceError::io("look at", &place))?;
+    let target = dir.join(RAW).join(tree);
+    files::private_dir(&target)?;
+    let to = open_dir(&target).map_err(EvidenceError::io("open", &target))?;
+    let top = stat(mount.handle.as_fd(), c"").map_err(EvidenceError::io("look at", &target))?;
     match file_type(&top) {
         FileType::Directory => {}
         FileType::RegularFile => {

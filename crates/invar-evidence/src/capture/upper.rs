@@ -46,16 +46,16 @@ pub(crate) fn take(
 ) -> Result<Taken> {
     log.step(Step::Taking { method })?;
     files::private_dir(&dir.join(RAW))?;
-    let place = place(dir);
+    let target = place(dir);
     let taken = if method == Method::Renamed {
         check_same(upper)?;
-        rename(&upper.path, &place)?;
+        rename(&upper.path, &target)?;
         Taken::none(method)
     } else {
         let mut writer = Writer::create(&found_listing(dir, UPPER))?;
-        fs::create_dir(&place).map_err(EvidenceError::io("create", &place))?;
-        let to = open_dir(&place).map_err(EvidenceError::io("open", &place))?;
-        let (from, to) = together(upper, &place, to)?;
+        fs::create_dir(&target).map_err(EvidenceError::io("create", &target))?;
+        let to = open_dir(&target).map_err(EvidenceError::io("open", &target))?;
+        let (from, to) = together(upper, &target, to)?;
         let from = from.as_ref().unwrap_or(&upper.dir).as_fd();
         let taken = take::tree(
             from,

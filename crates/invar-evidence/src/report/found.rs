@@ -12,6 +12,8 @@ use crate::lines::Lines;
 
 /// Worst first.
 pub(super) const SEVERITIES: [&str; 5] = ["critical", "high", "medium", "low", "info"];
+/// So many of medium severity are shown unfolded.
+const FEW: usize = 25;
 /// Changes shown of each severity; the rest is in the evidence.
 const MOST: usize = 2000;
 
@@ -87,10 +89,25 @@ impl Changes {
         Ok(changes)
     }
 
-    /// The worst ones, down to medium.
-    pub(super) fn worst(&self, most: usize) -> Vec<&Change> {
-        let worst = self.by_severity[..3].iter().flatten();
-        worst.take(most).collect()
+    /// The critical and high ones.
+    pub(super) fn worst(&self) -> impl Iterator<Item = &Change> {
+        self.by_severity[..2].iter().flatten()
+    }
+
+    /// What the medium ones mean: how often, and the first path each.
+    pub(super) fn medium(&self) -> Vec<(String, usize, &str)> {
+        let mut found: Vec<(String, usize, &str)> = Vec::new();
+        for change in &self.by_severity[2] {
+            let meaning = match &change.finding {
+                Some(finding) => finding.text.clone(),
+                None => change.meaning(),
+            };
+            match found.iter_mut().find(|(known, ..)| *known == meaning) {
+                Some((_, count, _)) => *count += 1,
+                None => found.push((meaning, 1, &change.path)),
+            }
+        }
+        found
     }
 
     /// What was done to a path (`A`, `C`, `D`), and its severity.
@@ -110,7 +127,11 @@ impl Changes {
                 continue;
             }
             let title = format!("{}: {}", SEVERITIES[rank], self.counts[rank]);
-            page.fold(SEVERITIES[rank], &title, rank < 3);
+            page.fold(
+                SEVERITIES[rank],
+                &title,
+                rank < 2 || (rank == 2 && changes.len() <= FEW),
+            );
             page.markup("<table class=\"paths\"><tr><th></th><th>path<th>what it means</tr>");
             for change in changes {
                 let letter = match change.letter() {

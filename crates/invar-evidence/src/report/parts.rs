@@ -48,8 +48,7 @@ pub(super) fn outline(page: &mut Page, header: &Header, changes: &Changes, tree:
     let gaps = header.summary.as_ref().map_or(0, |summary| summary.gaps);
     page.tile("plain", &gaps.to_string(), "not captured");
     page.markup("</div>");
-    let findings = changes.worst(MOST_FINDINGS);
-    if findings.is_empty() && unusual.is_empty() {
+    if changes.counts[..3].iter().all(|count| *count == 0) && unusual.is_empty() {
         page.classed(
             "p",
             "calm",
@@ -67,20 +66,27 @@ pub(super) fn outline(page: &mut Page, header: &Header, changes: &Changes, tree:
         );
         page.classed("li", "high", &text);
     }
-    for change in findings {
+    for change in changes.worst().take(MOST_FINDINGS) {
         let class = SEVERITIES[change.rank()];
+        let text = format!("{}: {}", change.path, change.meaning());
+        page.classed("li", class, &text);
+    }
+    let more = (changes.counts[0] + changes.counts[1]).saturating_sub(MOST_FINDINGS);
+    if more > 0 {
         page.classed(
             "li",
-            class,
-            &format!("{}: {}", change.path, change.meaning()),
+            "high",
+            &format!("{more} more, critical or high, below"),
         );
     }
-    page.markup("</ul>");
-    let shown = changes.counts[..3].iter().sum::<usize>();
-    if shown > MOST_FINDINGS {
-        let text = format!("{} more below.", shown - MOST_FINDINGS);
-        page.classed("p", "note", &text);
+    for (meaning, count, first) in changes.medium().iter().take(MOST_FINDINGS) {
+        let text = match count {
+            1 => format!("{first}: {meaning}"),
+            count => format!("{first} and {} more: {meaning}", count - 1),
+        };
+        page.classed("li", "medium", &text);
     }
+    page.markup("</ul>");
 }
 
 /// What it is.
@@ -173,11 +179,12 @@ pub(super) fn gaps(page: &mut Page, header: &Header) {
     }
     page.markup("<table class=\"gaps\"><tr><th>why<th>what</tr>");
     for (reason, names) in by_reason {
-        let mut shown = names[..names.len().min(MOST_NAMED)].join("\n");
+        let more = format!("and {} more", names.len().saturating_sub(MOST_NAMED));
+        let mut shown: Vec<&str> = names.iter().copied().take(MOST_NAMED).collect();
         if names.len() > MOST_NAMED {
-            shown.push_str(&format!("\nand {} more", names.len() - MOST_NAMED));
+            shown.push(&more);
         }
-        page.row("gap", &[reason, &shown]);
+        page.row("gap", &[reason, &shown.join("\n")]);
     }
     page.markup("</table>");
     let more = summary

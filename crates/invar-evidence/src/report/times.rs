@@ -39,7 +39,7 @@ pub(super) fn write(page: &mut Page, dir: &Path, changes: &Changes) -> Result<()
     for event in Lines::<Event>::open(&dir.join(timeline::NAME))? {
         let event = event?;
         total += 1;
-        add(&mut rows, event, changes);
+        add(&mut rows, &event, changes);
         if rows.len() > MOST {
             rows.pop_front();
         }
@@ -62,8 +62,8 @@ pub(super) fn write(page: &mut Page, dir: &Path, changes: &Changes) -> Result<()
 }
 
 /// Times of a file that are the same are one row.
-fn add(rows: &mut VecDeque<Row>, event: Event, changes: &Changes) {
-    let (subject, what) = split(&event);
+fn add(rows: &mut VecDeque<Row>, event: &Event, changes: &Changes) {
+    let (subject, what) = split(event);
     let is_same_time = |row: &&mut Row| row.datetime == event.datetime;
     let mut same = rows.iter_mut().rev().take_while(is_same_time);
     if let Some(row) = same.find(|row| row.subject == subject) {

@@ -171,7 +171,7 @@ fn try_single(
     allowance: u64,
 ) -> io::Result<Copied> {
     let stat = super::stat(file, c"")?;
-    let called = CString::new(called).map_err(|_| Errno::INVAL)?;
+    let called = CString::new(called).map_err(|_nul| Errno::INVAL)?;
     let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let target = openat(to, &called, write, Mode::RUSR | Mode::WUSR)?;
     let copied = content(&reopen(file)?, &target, allowance, &mut || Ok(()))?;

@@ -156,7 +156,8 @@ impl Host {
             }
             Self::Docker(..) | Self::Podman(..) => {
                 let format = "{{.GraphDriver.Data.UpperDir}}";
-                self.run_engine(&["inspect", "--format", format, name]).into()
+                self.run_engine(&["inspect", "--format", format, name])
+                    .into()
             }
         }
     }

@@ -126,8 +126,9 @@ fn header(count: u64) -> Vec<u8> {
         out.extend_from_slice(&number.to_le_bytes());
     }
     out.extend_from_slice(&0_u32.to_le_bytes());
+    // Sizes of the two kinds of headers.
     let count = u16::try_from(count).unwrap_or(u16::MAX - 1);
-    let (header, program_header) = (HEADER as u16, PROGRAM_HEADER as u16);
+    let (header, program_header) = (64, 56);
     for number in [header, program_header, count, 64, 0, 0] {
         out.extend_from_slice(&number.to_le_bytes());
     }

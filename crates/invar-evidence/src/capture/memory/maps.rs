@@ -5,9 +5,8 @@
 pub(super) struct Map {
     pub(super) start: u64,
     pub(super) end: u64,
-    pub(super) is_readable: bool,
-    pub(super) is_writable: bool,
-    pub(super) is_executable: bool,
+    /// Readable 4, writable 2, executable 1.
+    pub(super) rights: u32,
     /// Offset in the file behind it.
     pub(super) offset: u64,
     pub(super) device: (u32, u32),
@@ -70,9 +69,7 @@ fn parse_head(line: &[u8]) -> Option<Map> {
     Some(Map {
         start,
         end,
-        is_readable: rights[0] == b'r',
-        is_writable: rights[1] == b'w',
-        is_executable: rights[2] == b'x',
+        rights: (0..3).fold(0, |all, at| all << 1 | u32::from(rights[at] != b'-')),
         offset,
         device: (number(major)?, number(minor)?),
         inode,
@@ -101,8 +98,8 @@ mod tests {
         assert_eq!(maps.len(), 3);
         assert_eq!(maps[0].name, b"/bin/a b");
         assert_eq!((maps[0].device, maps[0].inode), ((8, 31), 42));
-        assert!(!maps[0].is_empty && maps[0].is_executable && !maps[0].is_writable);
-        assert!(maps[1].is_empty && !maps[1].is_readable && !maps[1].is_file());
+        assert!(!maps[0].is_empty && maps[0].rights == 0b101);
+        assert!(maps[1].is_empty && maps[1].rights == 0 && !maps[1].is_file());
         assert!(maps[2].is_device && maps[2].is_of_kernel());
     }
 

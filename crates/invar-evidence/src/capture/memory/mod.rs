@@ -52,7 +52,7 @@ const PRESENT: u64 = 0b11 << 62;
 pub(crate) struct Core {
     pub(crate) pid: u32,
     /// Name below `memory/`.
-    pub(crate) core: String,
+    pub(crate) file: String,
     pub(crate) mappings: usize,
     pub(crate) threads: usize,
     /// Bytes that are not zero.
@@ -145,7 +145,7 @@ fn one(pid: u32, dir: &Path, limits: &Limits, budget: &mut Budget) -> Result<Opt
         looked_up: 0,
         core: Core {
             pid,
-            core: name,
+            file: name,
             mappings: maps.len(),
             ..Core::default()
         },
@@ -349,13 +349,12 @@ impl Reading {
 }
 
 fn segment(map: &Map, start: u64, end: u64, is_kept: bool) -> Segment {
-    let right = |has, value| if has { value } else { 0 };
     Segment {
         start,
         size: end - start,
         is_kept,
         is_whole: false,
-        rights: right(map.is_readable, 4) | right(map.is_writable, 2) | right(map.is_executable, 1),
+        rights: map.rights,
     }
 }
 
