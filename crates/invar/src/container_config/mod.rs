@@ -15,7 +15,7 @@ mod environment;
 mod mounts;
 mod options;
 mod program;
-mod quantity;
+pub(crate) mod quantity;
 
 pub(crate) use environment::flag as environment_variable;
 pub(crate) use options::{NetworkName, Options};

@@ -23,6 +23,11 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 
+    /// File for the signature of the archive (default: the name of the archive with `.dsse.json`;
+    /// none when it is written to standard output)
+    #[arg(long, value_name = "FILE")]
+    signature: Option<PathBuf>,
+
     /// Leave the image's own layers out: smaller, but the image in it has the changes only
     #[arg(long)]
     without_image: bool,
@@ -47,6 +52,7 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         Ok(())
     })?;
     if let Some(exported) = exported {
+        sign(&args.output, args.signature.as_deref(), &exported)?;
         notes(&exported);
     }
     Ok(ExitCode::SUCCESS)
@@ -74,6 +80,24 @@ pub(super) fn write(
         Ok(out.flush()?)
     })
     .with_context(|| format!("could not write {}", output.display()))
+}
+
+/// The name of the signature of an archive that nobody named otherwise.
+pub(super) fn beside(archive: &Path) -> PathBuf {
+    let mut name = archive.as_os_str().to_owned();
+    name.push(".dsse.json");
+    name.into()
+}
+
+/// Writes the signature of an archive beside it, or where it was asked for.
+pub(super) fn sign(output: &Path, asked: Option<&Path>, exported: &Exported) -> anyhow::Result<()> {
+    let path = match asked {
+        Some(path) => path.to_owned(),
+        None if output == Path::new("-") => return Ok(()),
+        None => beside(output),
+    };
+    super::write_whole(&path, |file| Ok(file.write_all(&exported.signature)?))
+        .with_context(|| format!("could not write {}", path.display()))
 }
 
 /// The container's image as its engine gives it, in a file without a name.
