@@ -273,7 +273,10 @@ pub(crate) fn check_config_type(manifest: &ImageManifest) -> Result<()> {
 /// The entry of an index that is for a platform.
 pub(crate) fn choose_platform(index: &[u8], platform: Option<&Platform>) -> Result<Descriptor> {
     let index = parse_index("image index", index)?;
-    let chosen = index.manifests().iter().find(|entry| is_for(entry, platform));
+    let chosen = index
+        .manifests()
+        .iter()
+        .find(|entry| is_for(entry, platform));
     chosen
         .cloned()
         .ok_or_else(|| no_platform(index.manifests(), platform))

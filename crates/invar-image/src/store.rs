@@ -53,6 +53,10 @@ const MIGRATIONS: &[&str] = &[
         image TEXT NOT NULL REFERENCES images ON DELETE CASCADE,
         PRIMARY KEY (repository, digest, image)
     );
+    CREATE TABLE layer_blobs (
+        diff_id TEXT PRIMARY KEY REFERENCES layers ON DELETE CASCADE,
+        digest TEXT NOT NULL, size INTEGER NOT NULL
+    );
 ",
 ];
 
@@ -269,6 +273,9 @@ impl ImageStore {
         digests: &[&Digest],
     ) -> Result<()> {
         self.write(|transaction| {
+            // An image without a name is kept too when it was asked for by its digest.
+            let sql = "UPDATE images SET removed = 0 WHERE id = ?1";
+            transaction.execute(sql, [id.as_str()])?;
             for digest in digests {
                 transaction.execute(
                     "INSERT OR IGNORE INTO image_sources VALUES (?1, ?2, ?3)",
@@ -288,12 +295,42 @@ impl ImageStore {
         Ok(found.collect::<rusqlite::Result<_>>()?)
     }
 
+    /// Remembers what a layer was when it was compressed for a registry.
+    pub(crate) fn add_blob(&self, diff_id: &Digest, digest: &Digest, size: u64) -> Result<()> {
+        self.write(|transaction| {
+            transaction.execute(
+                "INSERT OR REPLACE INTO layer_blobs VALUES (?1, ?2, ?3)",
+                (
+                    diff_id.as_str(),
+                    digest.as_str(),
+                    i64::try_from(size).unwrap_or(i64::MAX),
+                ),
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Digest and size of a layer as it was compressed before.
+    pub(crate) fn blob_of(&self, diff_id: &Digest) -> Result<Option<(Digest, u64)>> {
+        let sql = "SELECT digest, size FROM layer_blobs WHERE diff_id = ?1";
+        let row: Option<(String, i64)> = self
+            .connection()
+            .query_row(sql, [diff_id.as_str()], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()?;
+        row.map(|(digest, size)| Ok((Digest::parse(&digest)?, u64::try_from(size).unwrap_or(0))))
+            .transpose()
+    }
+
     /// A layer that is in the store already.
     pub(crate) fn layer(&self, diff_id: &Digest) -> Result<Option<StoredLayer>> {
         let sql = "SELECT recipe, size FROM layers WHERE diff_id = ?1";
         let row: Option<(String, i64)> = self
             .connection()
-            .query_row(sql, [diff_id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+            .query_row(sql, [diff_id.as_str()], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
             .optional()?;
         row.map(|(recipe, size)| {
             Ok(StoredLayer {

@@ -73,7 +73,10 @@ impl Budget {
                 limits.unpacked
             ));
         }
-        let by_ratio = self.archive.load(Ordering::Relaxed).saturating_mul(limits.ratio);
+        let by_ratio = self
+            .archive
+            .load(Ordering::Relaxed)
+            .saturating_mul(limits.ratio);
         if self.content > limits.ratio_from && self.content > by_ratio {
             return Err(format!(
                 "the unpacked image is larger than {} times its archive",

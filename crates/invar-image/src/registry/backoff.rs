@@ -28,7 +28,9 @@ impl Default for Backoff {
 impl Backoff {
     /// The wait after this many failures, from a half to the whole of the doubled time.
     pub(crate) fn delay(&self, failures: u32) -> Duration {
-        let doubled = self.first.saturating_mul(1 << failures.saturating_sub(1).min(16));
+        let doubled = self
+            .first
+            .saturating_mul(1 << failures.saturating_sub(1).min(16));
         let whole = doubled.min(self.longest);
         whole.mul_f64(0.5 + 0.5 * f64::from(rand::random::<u16>()) / f64::from(u16::MAX))
     }
@@ -56,7 +58,10 @@ mod tests {
             let delay = backoff.delay(failures);
             let whole = Duration::from_millis(500) * 2_u32.pow((failures - 1).min(6));
             let whole = whole.min(backoff.longest);
-            assert!(delay >= whole / 2 && delay <= whole, "{failures}: {delay:?}");
+            assert!(
+                delay >= whole / 2 && delay <= whole,
+                "{failures}: {delay:?}"
+            );
         }
     }
 

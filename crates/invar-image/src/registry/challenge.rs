@@ -134,10 +134,7 @@ mod tests {
                     Some("repository:library/busybox:pull"),
                 )],
             ),
-            (
-                r#"Basic realm="Registry Realm""#,
-                vec![Challenge::Basic],
-            ),
+            (r#"Basic realm="Registry Realm""#, vec![Challenge::Basic]),
             (
                 r#"basic realm="a, b", bearer realm="https://t/", scope="repository:x:pull,push""#,
                 vec![
@@ -145,7 +142,10 @@ mod tests {
                     bearer("https://t/", None, Some("repository:x:pull,push")),
                 ],
             ),
-            (r#"Bearer realm="a \"quoted\" one""#, vec![bearer("a \"quoted\" one", None, None)]),
+            (
+                r#"Bearer realm="a \"quoted\" one""#,
+                vec![bearer("a \"quoted\" one", None, None)],
+            ),
             ("Negotiate", vec![]),
             (r#"Bearer service="x""#, vec![]),
             (r#"Bearer realm="never closed"#, vec![]),

@@ -124,11 +124,6 @@ impl Client {
         }
     }
 
-    /// The host as it is spoken to.
-    pub(crate) fn host(&self) -> String {
-        self.origin.authority()
-    }
-
     pub(crate) fn pull_scope(&self) -> String {
         format!("repository:{}:pull", self.path)
     }
@@ -199,6 +194,15 @@ impl Session {
             failures += 1;
             self.wait(failures, asked_for, error)?;
         }
+    }
+
+    /// Sends a request that makes no sense a second time.
+    pub(crate) fn call_once(&mut self, call: &Call<'_>) -> Result<Answer, RegistryError> {
+        let mut answer = self.authorised(call)?;
+        if answer.status.is_success() {
+            return Ok(answer);
+        }
+        Err(self.refusal(call, &mut answer))
     }
 
     /// Waits before another attempt, or gives the error back when there were enough.
@@ -295,7 +299,10 @@ impl Session {
                 )?)
             }
         };
-        let mut granted = client.granted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut granted = client
+            .granted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         granted.insert(scopes.join(" "), grant);
         Ok(true)
     }

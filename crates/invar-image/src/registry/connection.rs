@@ -89,7 +89,7 @@ async fn reach(origin: &Origin) -> Result<TcpStream, RegistryError> {
     let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
     if let Some(user_and_password) = &proxy.credentials {
         let encoded = STANDARD.encode(user_and_password);
-        request.push_str(&format!("Proxy-Authorization: Basic {encoded}\r\n"));
+        request = format!("{request}Proxy-Authorization: Basic {encoded}\r\n");
     }
     request.push_str("\r\n");
     let answer = async {
@@ -105,7 +105,11 @@ async fn reach(origin: &Origin) -> Result<TcpStream, RegistryError> {
     let answer = answer.await.map_err(|error| wrong(error.to_string()))?;
     let line = answer.split(|byte| *byte == b'\r').next().unwrap_or(&[]);
     let line = String::from_utf8_lossy(line);
-    if line.split(' ').nth(1).is_some_and(|status| status.starts_with('2')) {
+    if line
+        .split(' ')
+        .nth(1)
+        .is_some_and(|status| status.starts_with('2'))
+    {
         Ok(stream)
     } else {
         Err(wrong(format!("it answers {line:?}")))
@@ -128,7 +132,9 @@ where
 }
 
 fn tls_error(host: String, error: &io::Error) -> ConnectError {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let is_not_tls = match inner {
         Some(rustls::Error::InvalidMessage(_)) => true,
         Some(_) => false,

@@ -32,11 +32,9 @@ impl fmt::Debug for Credentials {
 }
 
 fn config_path(registry: &str) -> Result<PathBuf, RegistryError> {
-    docker_config::path(|name| std::env::var(name).ok()).ok_or_else(|| {
-        RegistryError::Credentials {
-            host: registry.to_owned(),
-            reason: "there is no place for them: neither DOCKER_CONFIG nor HOME is set".to_owned(),
-        }
+    docker_config::path(|name| std::env::var(name).ok()).ok_or_else(|| RegistryError::Credentials {
+        host: registry.to_owned(),
+        reason: "there is no place for them: neither DOCKER_CONFIG nor HOME is set".to_owned(),
     })
 }
 

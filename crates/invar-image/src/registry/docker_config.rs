@@ -107,7 +107,10 @@ impl DockerConfig {
     pub(crate) fn remove(&mut self, registry: &str) -> bool {
         let auths = self.fields.get_mut("auths").and_then(Value::as_object_mut);
         let Some(auths) = auths else { return false };
-        let removed = keys(registry).iter().filter(|key| auths.remove(*key).is_some()).count();
+        let removed = keys(registry)
+            .iter()
+            .filter(|key| auths.remove(*key).is_some())
+            .count();
         removed > 0
     }
 
@@ -116,7 +119,10 @@ impl DockerConfig {
         let directory = path.parent().unwrap_or(Path::new("."));
         let write = || -> std::io::Result<()> {
             use std::os::unix::fs::DirBuilderExt as _;
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)?;
             // Made with mode 0600.
             let mut file = tempfile::NamedTempFile::new_in(directory)?;
             serde_json::to_writer_pretty(&mut file, &self.fields)?;
@@ -184,6 +190,8 @@ fn wrong(path: &Path, reason: &dyn std::fmt::Display) -> RegistryError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn password(user: &str, password: &str) -> Credentials {
@@ -223,7 +231,11 @@ mod tests {
             ("empty.example", "a", None),
             ("unknown.example", "a", None),
         ] {
-            assert_eq!(config.credentials(registry, repository), expected, "{registry}");
+            assert_eq!(
+                config.credentials(registry, repository),
+                expected,
+                "{registry}"
+            );
         }
         let ecr = config.helper("1.dkr.ecr.eu-west-1.amazonaws.com");
         assert_eq!(ecr, Some("ecr-login"));
@@ -243,7 +255,6 @@ mod tests {
         assert_eq!(again.fields["psFormat"], "table");
         assert!(again.remove("docker.io"));
         assert!(!again.remove("docker.io"));
-        use std::os::unix::fs::PermissionsExt as _;
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

@@ -119,7 +119,11 @@ impl<'a> Downloads<'a> {
                 return Err((*error).into());
             }
             // A connection that breaks now and then is no reason to give up.
-            failures = if spool.length() > before { 1 } else { failures + 1 };
+            failures = if spool.length() > before {
+                1
+            } else {
+                failures + 1
+            };
             session.wait(failures, None, *error)?;
         }
         Ok(())
@@ -134,7 +138,8 @@ impl<'a> Downloads<'a> {
         let mut call = Call::new(&what, Method::GET, url, &scopes);
         if start > 0 {
             let range = HeaderValue::from_str(&format!("bytes={start}-"));
-            call.headers.insert(RANGE, range.map_err(|error| wrong(error.to_string()))?);
+            call.headers
+                .insert(RANGE, range.map_err(|error| wrong(error.to_string()))?);
         }
         let mut answer = session.call(&call)?;
         let mut to_skip = start;

@@ -45,7 +45,12 @@ pub(crate) fn of(
     };
     let plain = protection.plain_http || settings.of(registry).plain_http;
     let scheme = if plain { "http" } else { "https" };
-    endpoint(registry, &format!("{scheme}://{host}"), settings, protection)
+    endpoint(
+        registry,
+        &format!("{scheme}://{host}"),
+        settings,
+        protection,
+    )
 }
 
 /// The addresses to ask before the registry itself when something is pulled.
@@ -113,10 +118,22 @@ mod tests {
         };
         let none = Protection::default();
         for (registry, protection, scheme, host, may_be_plain) in [
-            ("docker.io", &none, Scheme::Https, "registry-1.docker.io", false),
+            (
+                "docker.io",
+                &none,
+                Scheme::Https,
+                "registry-1.docker.io",
+                false,
+            ),
             ("ghcr.io", &none, Scheme::Https, "ghcr.io", false),
             ("ghcr.io", &asked, Scheme::Http, "ghcr.io", false),
-            ("build.example:5000", &none, Scheme::Http, "build.example", false),
+            (
+                "build.example:5000",
+                &none,
+                Scheme::Http,
+                "build.example",
+                false,
+            ),
             ("127.0.0.1:5000", &none, Scheme::Https, "127.0.0.1", true),
             ("localhost:5000", &none, Scheme::Https, "localhost", true),
             ("10.0.0.5:5000", &none, Scheme::Https, "10.0.0.5", false),

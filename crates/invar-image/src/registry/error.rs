@@ -189,7 +189,10 @@ mod tests {
                 ": no pull",
             ),
             (r#"{"errors":[{"code":"DENIED"}]}"#, ": DENIED"),
-            (r#"{"details":"incorrect username"}"#, ": incorrect username"),
+            (
+                r#"{"details":"incorrect username"}"#,
+                ": incorrect username",
+            ),
             ("<html>Bad gateway</html>", ""),
             ("", ""),
             ("red \u{1b}[31m", ": red \\u{1b}[31m"),

@@ -93,7 +93,11 @@ fn run(
 ) -> Result<(bool, Vec<u8>), RegistryError> {
     let is_name = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     if !program.bytes().all(is_name) {
-        return Err(failed(program, registry, "that is not the name of a program"));
+        return Err(failed(
+            program,
+            registry,
+            "that is not the name of a program",
+        ));
     }
     let attempt = || -> io::Result<(bool, Vec<u8>)> {
         let mut child = Command::new(format!("docker-credential-{program}"))
@@ -117,10 +121,7 @@ fn run(
 fn failed(program: &str, registry: &str, reason: &str) -> RegistryError {
     RegistryError::Credentials {
         host: registry.to_owned(),
-        reason: crate::error::shown(&format!(
-            "docker-credential-{program}: {}",
-            reason.trim()
-        )),
+        reason: crate::error::shown(&format!("docker-credential-{program}: {}", reason.trim())),
     }
 }
 
@@ -136,8 +137,14 @@ mod tests {
         };
         let token = Credentials::IdentityToken("refresh".to_owned());
         for (said, expected) in [
-            (r#"{"ServerURL":"x","Username":"AWS","Secret":"ey"}"#, Some(Some(password))),
-            (r#"{"Username":"<token>","Secret":"refresh"}"#, Some(Some(token))),
+            (
+                r#"{"ServerURL":"x","Username":"AWS","Secret":"ey"}"#,
+                Some(Some(password)),
+            ),
+            (
+                r#"{"Username":"<token>","Secret":"refresh"}"#,
+                Some(Some(token)),
+            ),
             (r#"{"Username":"","Secret":""}"#, Some(None)),
             ("not json", None),
         ] {

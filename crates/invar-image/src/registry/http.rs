@@ -24,7 +24,7 @@ use super::tls::Tls;
 use super::url::{Origin, Scheme, Url};
 
 /// How long an answer may take to begin, and then each piece of it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How Invar calls itself.
 const AGENT: &str = concat!("invar/", env!("CARGO_PKG_VERSION"));
@@ -63,7 +63,9 @@ impl Http {
                 self.open.insert(origin.clone(), sender);
                 Ok(true)
             }
-            Err(ConnectError { is_not_tls: true, .. }) => Ok(false),
+            Err(ConnectError {
+                is_not_tls: true, ..
+            }) => Ok(false),
             Err(ConnectError { error, .. }) => Err(error),
         }
     }
@@ -73,7 +75,11 @@ impl Http {
         let origin = &ask.url.origin;
         // The other side may have closed a kept connection in the meantime.
         if let Some(mut sender) = self.open.remove(origin) {
-            let ready = async { timeout(PATIENCE, sender.ready()).await.is_ok_and(|r| r.is_ok()) };
+            let ready = async {
+                timeout(PATIENCE, sender.ready())
+                    .await
+                    .is_ok_and(|r| r.is_ok())
+            };
             if self.runtime.block_on(ready) {
                 match self.send_on(sender, ask) {
                     Err(Failed { is_stale: true, .. }) => {}
@@ -87,7 +93,8 @@ impl Http {
 
     fn connect(&self, origin: &Origin) -> Result<SendRequest<Outgoing>, ConnectError> {
         let tls = Arc::clone(&self.tls);
-        self.runtime.block_on(connect(origin, || tls.for_origin(origin)))
+        self.runtime
+            .block_on(connect(origin, || tls.for_origin(origin)))
     }
 
     fn send_on(
@@ -108,7 +115,9 @@ impl Http {
                 });
             }
             Err(_elapsed) => {
-                return Err(RegistryError::unreachable(&host, "it takes too long to answer").into());
+                return Err(
+                    RegistryError::unreachable(&host, "it takes too long to answer").into(),
+                );
             }
         };
         self.open.insert(ask.url.origin.clone(), sender);
@@ -191,9 +200,8 @@ impl Answer {
 
     /// Reads a small body whole; longer than `limit` is an error.
     pub(crate) fn small(&mut self, what: &str, limit: u64) -> Result<Vec<u8>, RegistryError> {
-        let too_long = || {
-            RegistryError::protocol(what, format!("the answer is longer than {limit} bytes"))
-        };
+        let too_long =
+            || RegistryError::protocol(what, format!("the answer is longer than {limit} bytes"));
         if self.length().is_some_and(|length| length > limit) {
             return Err(too_long());
         }
@@ -234,7 +242,7 @@ fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
-        text.push_str(&format!(": {inner}"));
+        text = format!("{text}: {inner}");
         cause = inner.source();
     }
     text

@@ -123,7 +123,8 @@ impl Session {
         };
         let url = self.client.url(&format!("manifests/{reference}"));
         let mut call = Call::new(&what, Method::GET, url, &scopes);
-        call.headers.insert(ACCEPT, HeaderValue::from_static(WANTED));
+        call.headers
+            .insert(ACCEPT, HeaderValue::from_static(WANTED));
         let mut answer = self.call(&call)?;
         let bytes = answer.small(&format!("manifest of {what}"), limit)?;
         let digest = Digest::of(&bytes);
@@ -198,7 +199,11 @@ fn check_entry(entry: &Descriptor, chosen: &Fetched) -> Result<()> {
     }
     let kind: &MediaType = entry.media_type();
     if kind.as_ref() != chosen.media_type {
-        let reason = format!("it is {:?}, the index says {:?}", chosen.media_type, kind.as_ref());
+        let reason = format!(
+            "it is {:?}, the index says {:?}",
+            chosen.media_type,
+            kind.as_ref()
+        );
         return Err(ImageError::malformed("image manifest", reason));
     }
     Ok(())

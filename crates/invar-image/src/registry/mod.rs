@@ -12,6 +12,7 @@
 //!   where a redirect leads.
 //! - A request that failed for now is tried again with growing waits; what is wrong is an error.
 
+mod artifact;
 mod backoff;
 mod body;
 mod challenge;
@@ -26,26 +27,35 @@ mod error;
 pub(crate) mod fuzzing;
 mod helper;
 mod http;
+mod login;
 mod manifest;
 pub(crate) mod parts;
 mod progress;
 mod proxy;
 mod pull;
+mod push;
+mod referrers;
 mod settings;
 mod spool;
 mod tls;
 mod token;
 mod unpack;
+mod upload;
 mod url;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::error::Result;
+use crate::reference::Reference;
+pub use artifact::{Artifact, ArtifactLayer, push_artifact, referrers};
 pub use backoff::Backoff;
 pub use credentials::{Credentials, forget, store};
 pub use error::RegistryError;
+pub use login::check;
 pub use progress::{Counter, Event, Listener};
 pub use pull::Pulled;
+pub use push::Pushed;
 pub use settings::SETTINGS_VARIABLE;
 
 /// How to speak to a registry.
@@ -98,4 +108,17 @@ impl std::fmt::Debug for RegistryOptions {
             .field("backoff", &self.backoff)
             .finish_non_exhaustive()
     }
+}
+
+/// A client for the repository of a reference, at the registry's own address.
+fn connect(reference: &Reference, options: &RegistryOptions) -> Result<Arc<client::Client>> {
+    let settings = settings::Settings::read()?;
+    let endpoint = endpoint::of(reference.registry(), &settings, &options.protection())?;
+    Ok(client::Client::new(
+        endpoint,
+        reference.path(),
+        options.credentials.clone(),
+        options.backoff,
+        Arc::clone(&options.listener),
+    )?)
 }

@@ -78,8 +78,7 @@ impl ImageStore {
             let host = endpoint.origin.authority();
             let given = (left == 0).then(|| options.credentials.clone()).flatten();
             let listener = Arc::clone(&options.listener);
-            let client =
-                Client::new(endpoint, reference.path(), given, options.backoff, listener);
+            let client = Client::new(endpoint, reference.path(), given, options.backoff, listener);
             let pulled = client
                 .map_err(ImageError::from)
                 .and_then(|client| self.pull_from(&client, reference, platform));
@@ -185,9 +184,8 @@ impl ImageStore {
         let store = self.directory();
         let fetched = self.bring_in(|| {
             parts::prepare(&store)?;
-            let attempt = |leftovers| {
-                self.attempt(client, resolved, config, diff_ids, names, leftovers)
-            };
+            let attempt =
+                |leftovers| self.attempt(client, resolved, config, diff_ids, names, leftovers);
             match attempt(Leftovers::Use) {
                 // What was there already may be to blame: a crash of the machine leaves anything.
                 Err((error, true)) if !matches!(error, ImageError::Registry(_)) => {
@@ -199,7 +197,7 @@ impl ImageStore {
         });
         // A broken connection is worth going on from; a wrong image is not.
         let is_kept = match &fetched {
-            Err(ImageError::Registry(error)) => error.is_transient(),
+            Err(ImageError::Registry(error)) => !matches!(**error, RegistryError::Protocol { .. }),
             _ => false,
         };
         if !is_kept {
@@ -273,7 +271,9 @@ impl ImageStore {
             });
             parts.push(Part::Blob(number));
         }
-        let total: u64 = spools.iter().fold(0, |sum, spool| sum.saturating_add(spool.size));
+        let total: u64 = spools
+            .iter()
+            .fold(0, |sum, spool| sum.saturating_add(spool.size));
         if total > self.limits.unpacked {
             return Err(ImageError::TooLarge {
                 what: format!("the image's layers, {total} bytes,"),
@@ -300,10 +300,11 @@ impl ImageStore {
                 }
                 Part::Blob(number) => {
                     let spool = &spools[*number];
-                    let read =
-                        unpack::blob(&self.objects, spool, diff_id, &mut tree, &mut budget)?;
+                    let read = unpack::blob(&self.objects, spool, diff_id, &mut tree, &mut budget)?;
                     let rest = &parts[position + 1..];
-                    let is_last = !rest.iter().any(|p| matches!(p, Part::Blob(n) if n == number));
+                    let is_last = !rest
+                        .iter()
+                        .any(|p| matches!(p, Part::Blob(n) if n == number));
                     if is_last {
                         spool.close();
                     }

@@ -17,7 +17,7 @@ use super::url::{Scheme, Url, escape};
 /// Longest answer of a token server.
 const LONGEST: u64 = 256 << 10;
 /// A token lives this long when its server does not say (as specified).
-const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+const DEFAULT_LIFE: Duration = Duration::from_mins(1);
 /// A token is not used for the last part of its life.
 const RESERVE: Duration = Duration::from_secs(10);
 
@@ -66,7 +66,11 @@ pub(crate) fn get(http: &mut Http, wanted: &Wanted<'_>) -> Result<Token, Registr
     let host = answer.host();
     if matches!(answer.status.as_u16(), 400 | 401 | 403) {
         return Err(RegistryError::Denied {
-            what: wanted.scopes.first().map_or("it", String::as_str).to_owned(),
+            what: wanted
+                .scopes
+                .first()
+                .map_or("it", String::as_str)
+                .to_owned(),
             host,
             with_credentials: wanted.credentials.is_some(),
             message: message(&body),
@@ -81,7 +85,10 @@ pub(crate) fn get(http: &mut Http, wanted: &Wanted<'_>) -> Result<Token, Registr
         });
     }
     let granted = parse(&body)?;
-    let life = granted.1.saturating_sub(RESERVE).max(Duration::from_secs(1));
+    let life = granted
+        .1
+        .saturating_sub(RESERVE)
+        .max(Duration::from_secs(1));
     Ok(Token {
         text: granted.0,
         good_until: start + life,
@@ -120,10 +127,10 @@ fn ask(
             escape(token)
         );
         if let Some(service) = wanted.service {
-            form.push_str(&format!("&service={}", escape(service)));
+            form = format!("{form}&service={}", escape(service));
         }
         if !wanted.scopes.is_empty() {
-            form.push_str(&format!("&scope={}", escape(&wanted.scopes.join(" "))));
+            form = format!("{form}&scope={}", escape(&wanted.scopes.join(" ")));
         }
         let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
         headers.insert(CONTENT_TYPE, kind);
@@ -177,7 +184,10 @@ mod tests {
         let table = [
             (r#"{"token":"a","expires_in":300}"#, Some(("a", 300))),
             (r#"{"access_token":"b"}"#, Some(("b", 60))),
-            (r#"{"token":"a","access_token":"b","expires_in":0}"#, Some(("a", 60))),
+            (
+                r#"{"token":"a","access_token":"b","expires_in":0}"#,
+                Some(("a", 60)),
+            ),
             (r#"{"token":""}"#, None),
             ("[]", None),
             ("", None),

@@ -86,6 +86,9 @@ impl Url {
 
     /// Where a `Location` of an answer from here leads.
     pub(crate) fn join(&self, location: &str) -> Result<Self, &'static str> {
+        if location.is_empty() {
+            return Err("there is no address");
+        }
         let is_absolute = location.starts_with("http://") || location.starts_with("https://");
         let joined = if is_absolute {
             Self::parse(location)?
@@ -120,7 +123,11 @@ impl Url {
 
     /// The same with one more query parameter, whose value is escaped.
     pub(crate) fn with_query(&self, name: &str, value: &str) -> Self {
-        let separator = if self.path_and_query.contains('?') { '&' } else { '?' };
+        let separator = if self.path_and_query.contains('?') {
+            '&'
+        } else {
+            '?'
+        };
         Self {
             origin: self.origin.clone(),
             path_and_query: format!("{}{separator}{name}={}", self.path_and_query, escape(value)),
@@ -138,12 +145,13 @@ impl fmt::Display for Url {
 
 /// Percent-encodes what is not unreserved (RFC 3986, section 2.3).
 pub(crate) fn escape(text: &str) -> String {
+    use std::fmt::Write as _;
     let mut escaped = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             escaped.push(char::from(byte));
         } else {
-            escaped.push_str(&format!("%{byte:02X}"));
+            write!(escaped, "%{byte:02X}").expect("writing to a String succeeds");
         }
     }
     escaped
@@ -162,7 +170,10 @@ mod tests {
             ("https://CDN.example/b?sig=1", Ok("cdn.example/b")),
             ("//cdn.example:8443/b", Ok("cdn.example:8443/b")),
             ("http://cdn.example/b", Err("it leads from https to http")),
-            ("https://u:p@cdn.example/b", Err("the address has a user name in it")),
+            (
+                "https://u:p@cdn.example/b",
+                Err("the address has a user name in it"),
+            ),
             ("https:///b", Err("it is not an address")),
             ("/a b", Err("it is not an address")),
         ] {
