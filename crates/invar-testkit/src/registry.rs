@@ -15,7 +15,7 @@ pub const USER: &str = "tester";
 /// Its password.
 pub const PASSWORD: &str = "correct horse";
 /// The password as htpasswd keeps it (bcrypt with few rounds).
-const HTPASSWD: &str = "tester:$2b$05$4cHr1tsvPSNHj6vb79ApneRxIfqJmNeMRUZMuEfDUqBzx9ev2.6eW\n";
+const HTPASSWD: &str = "tester:$2b$05$4cHr1tsvPSNHj6vb79ApneCOliO6mJ4wSIqq4Pa260lF52h207nte\n";
 
 /// How the registry is protected.
 #[derive(Debug, Clone, Copy, Default)]
@@ -168,13 +168,7 @@ pub fn certificate(directory: &Path) {
 
 /// The same, that has expired.
 pub fn expired_certificate(directory: &Path) {
-    let past = [
-        "-not_before",
-        "20200101000000Z",
-        "-not_after",
-        "20200102000000Z",
-    ];
-    certificate_for(directory, &past);
+    certificate_for(directory, &["-days", "-1"]);
 }
 
 fn certificate_for(directory: &Path, validity: &[&str]) {

@@ -72,10 +72,12 @@ pub(crate) fn next_step(error: &ImageError) -> Option<String> {
         RegistryError::Tls { host, reason } if reason.contains("does not speak TLS") => {
             format!("if {host} is meant to be without TLS: --plain-http")
         }
-        RegistryError::Tls { host, reason } if reason.contains("UnknownIssuer") => format!(
-            "give its authority's certificate with --ca FILE, or keep it as \
+        RegistryError::Tls { host, reason } if reason.contains("authority that is not known") => {
+            format!(
+                "give its authority's certificate with --ca FILE, or keep it as \
              /etc/docker/certs.d/{host}/ca.crt"
-        ),
+            )
+        }
         RegistryError::Disagree { name, .. } => {
             format!("the tag was moved; look at what it is, then pull {name} or the digest alone")
         }

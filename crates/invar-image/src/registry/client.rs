@@ -196,6 +196,26 @@ impl Session {
         }
     }
 
+    /// Sends a request and reads its small answer whole; one that breaks off is asked for again.
+    pub(crate) fn call_small(
+        &mut self,
+        call: &Call<'_>,
+        limit: u64,
+    ) -> Result<(Answer, Vec<u8>), RegistryError> {
+        let mut failures = 0;
+        loop {
+            let mut answer = self.call(call)?;
+            match answer.small(call.what, limit) {
+                Ok(bytes) => return Ok((answer, bytes)),
+                Err(error) if error.is_transient() => {
+                    failures += 1;
+                    self.wait(failures, None, error)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Sends a request that makes no sense a second time.
     pub(crate) fn call_once(&mut self, call: &Call<'_>) -> Result<Answer, RegistryError> {
         let mut answer = self.authorised(call)?;

@@ -8,8 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use rustls::{CertificateError, ClientConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -146,11 +146,24 @@ fn tls_error(host: String, error: &io::Error) -> ConnectError {
     };
     let reason = match inner {
         Some(rustls::Error::InvalidMessage(_)) => "it does not speak TLS".to_owned(),
+        Some(rustls::Error::InvalidCertificate(wrong)) => certificate_error(wrong),
         _ => error.to_string(),
     };
     ConnectError {
         error: RegistryError::Tls { host, reason },
         is_not_tls,
+    }
+}
+
+fn certificate_error(wrong: &CertificateError) -> String {
+    match wrong {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "its certificate has expired".to_owned()
+        }
+        CertificateError::UnknownIssuer => {
+            "its certificate is from an authority that is not known here".to_owned()
+        }
+        other => format!("its certificate is wrong: {other}"),
     }
 }
 

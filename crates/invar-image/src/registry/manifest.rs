@@ -125,8 +125,7 @@ impl Session {
         let mut call = Call::new(&what, Method::GET, url, &scopes);
         call.headers
             .insert(ACCEPT, HeaderValue::from_static(WANTED));
-        let mut answer = self.call(&call)?;
-        let bytes = answer.small(&format!("manifest of {what}"), limit)?;
+        let (answer, bytes) = self.call_small(&call, limit)?;
         let digest = Digest::of(&bytes);
         if let Some(expected) = expected {
             expected.expect(&format!("manifest of {what}"), &digest)?;

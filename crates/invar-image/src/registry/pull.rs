@@ -156,19 +156,8 @@ impl ImageStore {
         let what = format!("configuration {digest}");
         let scopes = [session.client.pull_scope()];
         let url = session.client.url(&format!("blobs/{digest}"));
-        let mut failures = 0;
-        let bytes = loop {
-            let mut answer =
-                session.call(&Call::new(&what, http::Method::GET, url.clone(), &scopes))?;
-            match answer.small(&what, descriptor.size()) {
-                Ok(bytes) => break bytes,
-                Err(error) if error.is_transient() => {
-                    failures += 1;
-                    session.wait(failures, None, error)?;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        };
+        let call = Call::new(&what, http::Method::GET, url, &scopes);
+        let (_answer, bytes) = session.call_small(&call, descriptor.size())?;
         digest.expect(&what, &Digest::of(&bytes))?;
         Ok(bytes)
     }

@@ -29,14 +29,12 @@ impl Session {
             .insert(ACCEPT, HeaderValue::from_static(OCI_INDEX));
         // Old registries know no such address, and say so in different ways.
         call.expected = &[400, 404, 405];
-        let mut answer = self.call(&call)?;
+        let (answer, bytes) = self.call_small(&call, LONGEST)?;
         if answer.status.is_success() {
-            let bytes = answer.small(&what, LONGEST)?;
             let index: ImageIndex = serde_json::from_slice(&bytes)
                 .map_err(|error| ImageError::malformed(&what, error))?;
             return Ok(index.manifests().clone());
         }
-        answer.small(&what, LONGEST).ok();
         let list = self.fallback(subject)?;
         let entries = list["manifests"].as_array().cloned().unwrap_or_default();
         let entries: std::result::Result<_, _> =

@@ -17,6 +17,8 @@ use crate::objects::Objects;
 const PIECE: usize = 256 << 10;
 /// Most pieces that wait.
 const PIECES: usize = 8;
+/// So much of a layer that is refused is still downloaded, to tell whether it has its digest.
+const REST: u64 = 64 << 20;
 
 type Piece = io::Result<Vec<u8>>;
 
@@ -34,8 +36,8 @@ pub(crate) fn blob(
     let (read, digest) = std::thread::scope(|scope| {
         let reading = scope.spawn(move || decompress_all(archive, &sender));
         let read = layer::read_plain(objects, Pieces::new(receiver), &name, tree, budget);
-        if read.is_err() {
-            // It may wait for bytes that nobody wants any more.
+        if read.is_err() && spool.size - spool.length() > REST {
+            // The other thread may wait for bytes that nobody wants any more.
             spool.abandon();
         }
         let digest = reading.join();
@@ -43,7 +45,7 @@ pub(crate) fn blob(
     });
     let stored = match read {
         Ok(stored) => stored,
-        Err(error) => return Err(explained(error, spool, &name)),
+        Err(error) => return Err(explained(error, digest, spool, &name)),
     };
     let digest = digest.map_err(|error| ImageError::malformed(&name, error))?;
     spool.digest.expect(&name, &digest)?;
@@ -72,17 +74,19 @@ fn decompress_all(
 }
 
 /// Content that is not what its digest says is the cause of everything else that is wrong with it.
-fn explained(error: ImageError, spool: &Arc<Spool>, name: &str) -> ImageError {
+fn explained(
+    error: ImageError,
+    digest: io::Result<Digest>,
+    spool: &Spool,
+    name: &str,
+) -> ImageError {
     if let Some(cause) = spool.take_error() {
         return cause;
     }
-    if spool.is_complete()
-        && let Ok(actual) = HashingReader::new(spool.reader()).finish()
-        && let Err(mismatch) = spool.digest.expect(name, &actual)
-    {
-        return mismatch;
-    }
-    error
+    digest
+        .ok()
+        .and_then(|actual| spool.digest.expect(name, &actual).err())
+        .unwrap_or(error)
 }
 
 /// Reads a layer that is in the store already, to apply it to another image's tree.

@@ -89,7 +89,8 @@ impl Url {
         if location.is_empty() {
             return Err("there is no address");
         }
-        let is_absolute = location.starts_with("http://") || location.starts_with("https://");
+        let before_path = location.split('/').next().unwrap_or_default();
+        let is_absolute = before_path.ends_with(':');
         let joined = if is_absolute {
             Self::parse(location)?
         } else if location.starts_with("//") {
@@ -176,6 +177,9 @@ mod tests {
             ),
             ("https:///b", Err("it is not an address")),
             ("/a b", Err("it is not an address")),
+            ("", Err("there is no address")),
+            ("file:///etc/shadow", Err("it is not an address")),
+            ("ftp://a/b", Err("the address is neither http nor https")),
         ] {
             let joined = from.join(location).map(|url| url.to_string());
             assert_eq!(joined, expected.map(str::to_owned), "{location}");

@@ -17,8 +17,8 @@ const LONGEST: u64 = 64 << 10;
 
 /// Store credentials for a registry, where docker keeps them
 ///
-/// They are tried first. They are kept in the file config.json of ~/.docker, or of the directory
-/// in the variable DOCKER_CONFIG, or by the program that this file names.
+/// They are tried first. They are kept in ~/.docker/config.json, or by the program that this file
+/// names; the variable `DOCKER_CONFIG` names another directory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// HOST[:PORT] (default: Docker Hub)
