@@ -57,7 +57,7 @@ impl PrivateRegistry {
                 .arg("serve")
                 .arg(directory.path().join("config.yml"))
                 .stdin(Stdio::null())
-                .stdout(Stdio::null())
+                .stdout(log.try_clone().unwrap().into_parts().0)
                 .stderr(log.into_parts().0)
                 .spawn()
                 .unwrap();
