@@ -1,5 +1,7 @@
 //! A small HTTP server that answers what a test tells it to, also what no honest server would.
 
+#![allow(dead_code, reason = "no test file needs all of it")]
+
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
