@@ -42,17 +42,17 @@ impl Stage {
     }
 
     fn pull(&self, server: &Server) -> Result<invar_image::registry::Pulled, ImageError> {
-        self.pull_with(server, "web:1", options())
+        self.pull_with(server, "web:1", &options())
     }
 
     fn pull_with(
         &self,
         server: &Server,
         name: &str,
-        options: RegistryOptions,
+        options: &RegistryOptions,
     ) -> Result<invar_image::registry::Pulled, ImageError> {
         let reference = Reference::parse(&format!("{}/{name}", server.host())).unwrap();
-        self.store.pull(&reference, None, &options)
+        self.store.pull(&reference, None, options)
     }
 
     /// Files below the store but its own.
@@ -510,7 +510,7 @@ fn a_token_is_had_from_the_server_the_registry_names() {
         served.answer(request)
     });
     let stage = Stage::new();
-    let pull = |options| stage.pull_with(&registry, "web:1", options);
+    let pull = |options| stage.pull_with(&registry, "web:1", &options);
     pull(with_credentials("me", "secret")).unwrap();
     assert_eq!(tokens.requests().len(), 1, "one token is enough");
     let seen = storage.requests();
@@ -583,11 +583,13 @@ fn a_certificate_must_be_valid_even_on_this_machine() {
         ),
     ];
     for (server, options, expected) in refused {
-        let said = words(&stage.pull_with(server, "web:1", options).unwrap_err());
+        let said = words(&stage.pull_with(server, "web:1", &options).unwrap_err());
         assert!(said.contains(expected), "{expected}: {said}");
         assert!(server.requests().is_empty(), "something was sent");
     }
-    stage.pull_with(&server, "web:1", believing(&good)).unwrap();
+    stage
+        .pull_with(&server, "web:1", &believing(&good))
+        .unwrap();
 
     // As docker keeps it: certs.d/HOST:PORT/ca.crt.
     let certificates = directory.path().join("certs.d");
@@ -598,7 +600,7 @@ fn a_certificate_must_be_valid_even_on_this_machine() {
         certificates: Some(certificates),
         ..options()
     };
-    stage.pull_with(&server, "web:1", options).unwrap();
+    stage.pull_with(&server, "web:1", &options).unwrap();
 }
 
 #[test]
@@ -608,7 +610,7 @@ fn a_tag_and_a_digest_that_disagree_are_an_error() {
     let other = Digest::of(b"another");
     let server = Server::start(move |request| honest.answer(request));
     let stage = Stage::new();
-    let pull = |name: &str| stage.pull_with(&server, name, options());
+    let pull = |name: &str| stage.pull_with(&server, name, &options());
     let said = words(&pull(&format!("web:1@{other}")).unwrap_err());
     let expected = format!("is {digest} in the registry, not {other}");
     assert!(said.contains(&expected), "{said}");

@@ -109,7 +109,12 @@ fn send(session: &mut Session, layer: ArtifactLayer, scopes: &[String]) -> Resul
     let size = file.metadata().map_err(wrong)?.len();
     let digest = HashingReader::new(&mut file).finish().map_err(wrong)?;
     if !session.has_blob(&digest, scopes)? {
-        session.upload(&digest, &Content::File(Arc::new(file), size), scopes)?;
+        let content = Content::File {
+            file: Arc::new(file),
+            offset: 0,
+            size,
+        };
+        session.upload(&digest, &content, scopes)?;
     }
     Ok(json!({
         "mediaType": layer.media_type,

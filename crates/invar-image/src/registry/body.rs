@@ -22,9 +22,10 @@ pub(crate) enum Payload {
     Empty,
     /// Bytes in memory.
     Bytes(Bytes),
-    /// A whole file, counted as it is sent.
+    /// A part of a file, counted as it is sent.
     File {
         file: Arc<File>,
+        offset: u64,
         length: u64,
         counter: Counter,
     },
@@ -70,11 +71,16 @@ impl Body for Outgoing {
         let piece = match &self.payload {
             Payload::Empty => return Poll::Ready(None),
             Payload::Bytes(bytes) => bytes.clone(),
-            Payload::File { file, counter, .. } => {
+            Payload::File {
+                file,
+                offset,
+                counter,
+                ..
+            } => {
                 let length = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
                 let mut piece = vec![0; length];
                 // A local file that was just written: reading does not block for long.
-                if let Err(error) = file.read_exact_at(&mut piece, self.sent) {
+                if let Err(error) = file.read_exact_at(&mut piece, offset + self.sent) {
                     return Poll::Ready(Some(Err(error)));
                 }
                 counter.set(self.sent + length as u64);

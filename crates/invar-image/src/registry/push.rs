@@ -210,7 +210,12 @@ impl ImageStore {
         if is_there(session, target, &digest)? {
             return Sent::new_form(&digest, size, 0);
         }
-        session.upload(&digest, &Content::File(file, size), &target.scopes)?;
+        let content = Content::File {
+            file,
+            offset: 0,
+            size,
+        };
+        session.upload(&digest, &content, &target.scopes)?;
         Sent::new_form(&digest, size, size)
     }
 

@@ -18,23 +18,28 @@ use crate::digest::Digest;
 #[derive(Debug, Clone)]
 pub(crate) enum Content {
     Bytes(Vec<u8>),
-    File(Arc<File>, u64),
+    File {
+        file: Arc<File>,
+        offset: u64,
+        size: u64,
+    },
 }
 
 impl Content {
     pub(crate) fn size(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
-            Self::File(_, size) => *size,
+            Self::File { size, .. } => *size,
         }
     }
 
     fn payload(&self, counter: &Counter) -> Payload {
         match self {
             Self::Bytes(bytes) => Payload::Bytes(bytes.clone().into()),
-            Self::File(file, length) => Payload::File {
+            Self::File { file, offset, size } => Payload::File {
                 file: Arc::clone(file),
-                length: *length,
+                offset: *offset,
+                length: *size,
                 counter: counter.clone(),
             },
         }

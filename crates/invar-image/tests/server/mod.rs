@@ -66,9 +66,8 @@ impl Response {
         head.push_str("Connection: close\r\n\r\n");
         stream.write_all(head.as_bytes())?;
         stream.write_all(&self.body)?;
-        let zeros = [0; 1 << 16];
-        while self.is_endless {
-            stream.write_all(&zeros)?;
+        if self.is_endless {
+            std::io::copy(&mut std::io::repeat(0), stream)?;
         }
         stream.flush()
     }
