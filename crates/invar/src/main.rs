@@ -15,6 +15,8 @@ mod hints;
 mod names;
 mod printer;
 mod privilege;
+mod progress;
+mod registries;
 mod several;
 mod signals;
 mod terminal;

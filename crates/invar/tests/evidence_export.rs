@@ -9,6 +9,7 @@ use std::process::Command;
 
 use fs_err as fs;
 use invar_testkit::docker::PrivateDocker;
+use invar_testkit::registry::PrivateRegistry;
 use invar_testkit::{checked, require};
 use serde_json::{Value, json};
 use support::attacked::Host;
@@ -294,6 +295,7 @@ fn a_redacted_copy_has_no_secrets_and_names_what_it_was_derived_from() {
 }
 
 #[test]
+<<<<<<< HEAD
 fn an_archive_is_verified_with_its_signature_on_any_machine() {
     let host = Host::embedded();
     let (path, _) = exported(&host, &["--without-image"]);
@@ -363,4 +365,42 @@ fn an_archive_is_verified_with_its_signature_on_any_machine() {
     let (code, out, _) = outcome_of(&output);
     assert_eq!(code, Some(3), "{id}");
     assert!(out.contains("no signature in it is of the key"), "{out}");
+=======
+fn evidence_in_a_registry_is_found_and_its_image_is_pulled() {
+    let host = Host::embedded();
+    host.attacked("web", &[]);
+    let id = host.run(&["capture", "--stop", "web"]);
+    let registry = PrivateRegistry::start();
+    let place = registry.image("cases/web:one");
+    let to = format!("oci://{place}");
+    let said = host.run(&["evidence", "export", &id, "--to", &to]);
+    let lines: Vec<_> = said.lines().collect();
+    assert!(
+        lines[0].starts_with(&format!("{place}-rootfs@sha256:")),
+        "{said}"
+    );
+    assert!(lines[1].starts_with(&format!("{place}@sha256:")), "{said}");
+
+    // The image opens as any other.
+    host.run(&["pull", &format!("{place}-rootfs")]);
+    // The evidence refers to it, which is found by the list under a tag.
+    let subject = lines[0].rsplit_once("sha256:").unwrap().1;
+    let list = format!(
+        "docker://{}",
+        registry.image(&format!("cases/web:sha256-{subject}"))
+    );
+    let mut skopeo = Command::new(require("skopeo", "skopeo"));
+    skopeo.args(["inspect", "--raw", "--tls-verify=false", &list]);
+    let list: Value = serde_json::from_slice(&checked(&mut skopeo).stdout).unwrap();
+    let entry = &list["manifests"][0];
+    assert_eq!(entry["artifactType"], "application/vnd.invar.evidence.v1");
+    assert!(
+        lines[1].ends_with(entry["digest"].as_str().unwrap()),
+        "{said}"
+    );
+
+    let (code, _, said) = outcome_of(&host.output(&["evidence", "export", &id, "--to", "x"]));
+    assert_eq!(code, Some(1));
+    assert!(said.contains("oci://HOST/REPOSITORY:TAG"), "{said}");
+>>>>>>> registry
 }

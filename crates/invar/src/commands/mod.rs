@@ -18,10 +18,14 @@ mod import;
 mod inspect;
 mod kill;
 mod load;
+mod login;
+mod logout;
 mod logs;
 mod pause;
 mod promote;
 mod ps;
+pub(crate) mod pull;
+mod push;
 mod rename;
 mod replace;
 mod restart;
@@ -66,10 +70,14 @@ pub(crate) enum Command {
     Inspect(inspect::Args),
     Kill(kill::Args),
     Load(load::Args),
+    Login(login::Args),
+    Logout(logout::Args),
     Logs(logs::Args),
     Pause(pause::Args),
     Promote(promote::Args),
     Ps(ps::Args),
+    Pull(pull::Args),
+    Push(push::Args),
     Rename(rename::Args),
     Replace(replace::Args),
     Restart(restart::Args),
@@ -108,10 +116,14 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Inspect(args) => inspect::run(cli, args),
         Command::Kill(args) => kill::run(cli, args),
         Command::Load(args) => load::run(cli, args),
+        Command::Login(args) => login::run(cli, args),
+        Command::Logout(args) => logout::run(cli, args),
         Command::Logs(args) => logs::run(cli, args),
         Command::Pause(args) => pause::run(cli, args),
         Command::Promote(args) => promote::run(cli, args),
         Command::Ps(args) => ps::run(cli, args),
+        Command::Pull(args) => pull::run(cli, args),
+        Command::Push(args) => push::run(cli, args),
         Command::Rename(args) => rename::run(cli, args),
         Command::Replace(args) => replace::run(cli, args),
         Command::Restart(args) => restart::run(cli, args),

@@ -18,7 +18,7 @@ mod program;
 pub(crate) mod quantity;
 
 pub(crate) use environment::flag as environment_variable;
-pub(crate) use options::{NetworkName, Options};
+pub(crate) use options::{NetworkName, Options, PullPolicy};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
