@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod container_config;
 mod creating;
+mod doctor;
 mod drill;
 mod engines;
 mod exit;

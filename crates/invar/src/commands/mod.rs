@@ -4,6 +4,7 @@ mod capture;
 mod completions;
 mod create;
 pub(crate) mod diff;
+mod doctor;
 mod drill;
 mod evidence;
 mod exec;
@@ -43,6 +44,7 @@ pub(crate) enum Command {
     Completions(completions::Args),
     Create(Box<create::Args>),
     Diff(diff::Args),
+    Doctor(doctor::Args),
     Drill(drill::Args),
     #[command(hide = true)]
     DrillApp(crate::drill::app::Args),
@@ -79,6 +81,7 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Completions(args) => completions::run(args),
         Command::Create(args) => create::run(cli, args),
         Command::Diff(args) => diff::run(cli, args),
+        Command::Doctor(args) => doctor::run(cli, args),
         Command::Drill(args) => drill::run(cli, args),
         Command::DrillApp(args) => Ok(crate::drill::app::run(args)),
         Command::Evidence(args) => evidence::run(cli, args),
