@@ -8,7 +8,7 @@ use fs_err as fs;
 use invar_engine::{ContainerConfig, ContainerId, ContainerName, Engine, EngineError};
 use invar_image::{Config, ImageStore};
 
-use crate::container_config::{self, Host, ImageSettings, Options};
+use crate::container_config::{self, Host, ImageHealth, ImageSettings, Options};
 use crate::exit::Advise as _;
 use crate::names;
 
@@ -45,6 +45,7 @@ pub(crate) fn configure(
         id: found.id.as_str(),
         name: image,
         config: found.config.config().as_ref().unwrap_or(&none),
+        health: ImageHealth::of(&images.raw_config(&found.id)?),
     };
     container_config::resolve(options, command, &settings, &Host::here()?)
 }

@@ -18,6 +18,7 @@ mod privilege;
 mod several;
 mod signals;
 mod terminal;
+mod times;
 
 use std::process::ExitCode;
 

@@ -37,7 +37,7 @@ impl<'a> Frozen<'a> {
                 log.step(Step::FoundFrozen)?;
                 return Ok(Some(frozen(false)));
             }
-            State::Created | State::Exited(_) => return Ok(None),
+            State::Created | State::Exited(_) | State::Restarting(_) => return Ok(None),
         }
         log.step(Step::Freezing)?;
         if let Err(error) = engine.pause(&container.id) {
@@ -46,7 +46,7 @@ impl<'a> Frozen<'a> {
                 .inspect(container.id.as_str())
                 .map(|found| found.state)
             {
-                Ok(State::Exited(_)) => Ok(None),
+                Ok(State::Exited(_) | State::Restarting(_)) => Ok(None),
                 Ok(State::Paused) => {
                     log.step(Step::FoundFrozen)?;
                     Ok(Some(frozen(false)))

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use invar_engine::{Container, State};
+use invar_engine::{Container, Health, HealthStatus, State};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -49,6 +49,8 @@ struct Listed<'a> {
     started_at: Option<Timestamp>,
     #[serde(flatten)]
     state: &'a State,
+    health: Option<HealthStatus>,
+    restarts: u32,
     revision: &'a str,
 }
 
@@ -58,8 +60,13 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         Some(name) => engines::open(cli.root(), name)?.list()?,
         None => engines::list(cli.root()),
     };
-    containers
-        .retain(|container| args.all || matches!(container.state, State::Running | State::Paused));
+    let goes_on = |container: &Container| {
+        matches!(
+            container.state,
+            State::Running | State::Paused | State::Restarting(_)
+        )
+    };
+    containers.retain(|container| args.all || goes_on(container));
     if args.quiet {
         let ids = containers.iter().map(|container| id(container, args));
         printer::lines(ids.map(str::to_owned))?;
@@ -124,8 +131,16 @@ fn status(container: &Container, now: Timestamp) -> String {
     };
     match &container.state {
         State::Created => "Created".to_owned(),
-        State::Running => format!("Up {}", up()),
+        State::Running => match &container.health {
+            Some(health) => format!("Up {} ({})", up(), shown_health(health)),
+            None => format!("Up {}", up()),
+        },
         State::Paused => format!("Up {} (Paused)", up()),
+        State::Restarting(status) => format!(
+            "Restarting ({}) {} ago",
+            status.code,
+            age::since(status.finished_at, now)
+        ),
         State::Exited(status) => {
             let why = if status.oom_killed {
                 ", no memory left"
@@ -141,6 +156,15 @@ fn status(container: &Container, now: Timestamp) -> String {
     }
 }
 
+/// Docker's words.
+fn shown_health(health: &Health) -> &'static str {
+    match health.status {
+        HealthStatus::Starting => "health: starting",
+        HealthStatus::Healthy => "healthy",
+        HealthStatus::Unhealthy => "unhealthy",
+    }
+}
+
 fn listed(container: &Container) -> Listed<'_> {
     Listed {
         id: container.id.as_str(),
@@ -151,6 +175,8 @@ fn listed(container: &Container) -> Listed<'_> {
         created_at: container.created_at,
         started_at: container.started_at,
         state: &container.state,
+        health: container.health.as_ref().map(|health| health.status),
+        restarts: container.restarts,
         revision: container.revision.as_str(),
     }
 }

@@ -12,13 +12,17 @@
 
 mod capabilities;
 mod environment;
+mod health;
 mod mounts;
 mod options;
 mod program;
 mod quantity;
+mod restart;
 
 pub(crate) use environment::flag as environment_variable;
+pub(crate) use health::ImageHealth;
 pub(crate) use options::{NetworkName, Options};
+pub(crate) use restart::policy as restart_policy;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -46,6 +50,8 @@ pub(crate) struct ImageSettings<'a> {
     pub(crate) name: &'a str,
     /// Its own settings.
     pub(crate) config: &'a Config,
+    /// Its health check, which Docker keeps beside them.
+    pub(crate) health: Option<ImageHealth>,
 }
 
 /// What the rules ask of the machine; a value, so that the rules are testable.
@@ -115,6 +121,8 @@ pub(crate) fn resolve(
         stop_signal: stop_signal(options, config)?,
         auto_remove: options.rm,
         labels: labels(options, config)?,
+        restart: restart::resolve(options)?,
+        health: health::resolve(&options.health, image.health.as_ref())?,
     })
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::config::{ContainerConfig, Mount, MountKind, Network, Resources};
 use crate::container::ContainerId;
-use crate::embedded::cgroup;
+use crate::embedded::cgroup::{self, CPU_PERIOD};
 use crate::embedded::layout::{Directory, Layout};
 use crate::embedded::users::Account;
 use crate::embedded::volumes;
@@ -13,8 +13,6 @@ use crate::error::{EngineError, Result};
 
 /// Most open files of one process; Podman's number.
 const OPEN_FILES: u64 = 1 << 20;
-/// The scheduler's accounting period in microseconds, Docker's.
-const CPU_PERIOD: u64 = 100_000;
 /// What a container must not see: the host's memory, hardware and kernel secrets. The directories
 /// show empty, the files as `/dev/null`.
 const MASKED: &[&str] = &[
