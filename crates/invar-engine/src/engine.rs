@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use crate::config::{ContainerConfig, Restart};
 use crate::container::{Container, ContainerId, ContainerName, ExitStatus, RootFs};
 use crate::error::{EngineError, Result};
+use crate::files::Files;
 
 /// A container engine. All methods may be called from several processes at once; each either
 /// happens or leaves the state as it was, also when the caller is killed half-way.
@@ -106,6 +107,19 @@ pub trait Engine: Send + Sync {
     /// Opens the container's root for reading.
     fn open_root(&self, id: &ContainerId) -> Result<RootFs>;
 
+    /// Opens the files of a container to copy them: with everything mounted while it runs, its
+    /// own root alone when it does not.
+    fn open_files(&self, id: &ContainerId) -> Result<Files> {
+        let container = self.inspect(id.as_str())?;
+        match container.init_pid {
+            Some(init) => Files::of_running(init),
+            None => Err(unsupported(
+                self.kind(),
+                "copying files while it does not run",
+            )),
+        }
+    }
+
     /// What the engine itself says changed, as letter and path; for a root that cannot be opened.
     /// `None` when the engine has no such list.
     fn reported_changes(&self, _id: &ContainerId) -> Result<Option<Vec<(char, String)>>> {
@@ -142,7 +156,7 @@ fn unsupported(kind: &str, what: &str) -> EngineError {
 }
 
 /// What is to be changed; `None` leaves it as it is.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Update {
     /// Memory in bytes; `Some(None)` for no limit.
     pub memory: Option<Option<u64>>,

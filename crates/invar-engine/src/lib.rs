@@ -20,6 +20,8 @@ pub mod docker;
 pub mod embedded;
 mod engine;
 mod error;
+pub mod files;
+mod usage;
 
 pub use config::{
     ContainerConfig, HealthCheck, Mount, MountKind, Network, Resources, Restart, User,
@@ -30,3 +32,4 @@ pub use container::{
 };
 pub use engine::{Attached, Attachment, Engine, ExecConfig, LogOptions, LogStream, Stdio, Update};
 pub use error::{EngineError, Result};
+pub use usage::{Usage, usage};

@@ -48,6 +48,7 @@ use rustix::process::WaitStatus;
 use self::cgroup::Group;
 use self::layout::{Directory, Layout};
 use self::registry::{Entry, Registry};
+use self::runtime::spec;
 use self::status::{Now, Phase, Record, Run, Status};
 use crate::config::{ContainerConfig, MountKind};
 use crate::container::{
@@ -57,6 +58,7 @@ use crate::engine::{
     Attached, Attachment, Engine, ExecConfig, LogOptions, LogStream, Stdio, Update,
 };
 use crate::error::{EngineError, Result};
+use crate::files::Files;
 
 pub use self::journal::{Event, EventOptions};
 
@@ -538,6 +540,33 @@ impl Engine for EmbeddedEngine {
     fn open_root(&self, id: &ContainerId) -> Result<RootFs> {
         let entry = self.registry.get(id)?;
         root::open(&self.images, &self.layout.container(id), &entry.config)
+    }
+
+    fn open_files(&self, id: &ContainerId) -> Result<Files> {
+        let entry = self.registry.get(id)?;
+        let container = self.observe(&entry)?;
+        if let (Some(init), Some((identity, _))) = (container.init_pid, self.run_of(id)?)
+            && identity.pid == init
+        {
+            let files = Files::of_running(init)?;
+            // Opened while it was still the same process.
+            return match identity.open() {
+                Ok(Some(_)) => Ok(files),
+                _ => self.open_files(id),
+            };
+        }
+        let directory = self.layout.container(id);
+        // Nobody starts it while its root is mounted here.
+        let claim = start::claim(self, &entry, &directory)?;
+        let handle = claim.handle().try_clone_to_owned();
+        Ok(Files {
+            root: root::mount(&self.images, &directory, &entry.config)?,
+            hidden: spec::mounted_on(&entry.config),
+            is_read_only: !entry.config.writable,
+            _claim: Some(
+                handle.map_err(|error| EngineError::io("lock", &directory.status(), error))?,
+            ),
+        })
     }
 
     fn rename(&self, id: &ContainerId, name: &ContainerName) -> Result<()> {

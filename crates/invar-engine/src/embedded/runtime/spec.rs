@@ -1,5 +1,7 @@
 //! A container's configuration as the OCI runtime specification has it.
 
+use std::path::PathBuf;
+
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
@@ -213,6 +215,20 @@ fn mounts(inputs: &Inputs<'_>) -> Vec<Value> {
             .map(|mount| asked(mount, inputs.layout)),
     );
     list
+}
+
+/// Where something is mounted while a container runs: what its own root has there is not seen.
+pub(in crate::embedded) fn mounted_on(config: &ContainerConfig) -> Vec<PathBuf> {
+    let own = [
+        "/proc",
+        "/dev",
+        "/sys",
+        "/etc/hosts",
+        "/etc/hostname",
+        "/etc/resolv.conf",
+    ];
+    let asked = config.mounts.iter().map(|mount| mount.target.clone());
+    own.iter().map(PathBuf::from).chain(asked).collect()
 }
 
 fn asked(mount: &Mount, layout: &Layout) -> Value {
