@@ -149,8 +149,7 @@ impl Groups {
 /// The number after a word at the beginning of a line.
 fn keyed(text: &str, name: &str) -> u64 {
     text.lines()
-        .filter_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
-        .next()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
         .unwrap_or(0)
 }
 

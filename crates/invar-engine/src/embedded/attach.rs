@@ -126,14 +126,12 @@ impl Conversation {
 }
 
 fn show(kind: u8, content: &[u8]) -> io::Result<()> {
-    match kind {
-        kind::STDERR => io::stderr().lock().write_all(content),
-        _ => {
-            let mut out = io::stdout().lock();
-            out.write_all(content)?;
-            out.flush()
-        }
+    if kind == kind::STDERR {
+        return io::stderr().lock().write_all(content);
     }
+    let mut out = io::stdout().lock();
+    out.write_all(content)?;
+    out.flush()
 }
 
 /// Finds the keys to leave among what is typed. Those that may begin them are held back until it
@@ -180,7 +178,8 @@ mod tests {
 
     #[test]
     fn the_keys_to_leave_are_found_wherever_they_are_typed() {
-        let table: &[(&[&[u8]], &[u8], bool)] = &[
+        type Case = (&'static [&'static [u8]], &'static [u8], bool);
+        let table: &[Case] = &[
             (&[b"ls\n"], b"ls\n", false),
             (&[b"\x10\x11"], b"", true),
             (&[b"a\x10", b"\x11b"], b"a", true),

@@ -322,9 +322,10 @@ mod tests {
     #[test]
     fn only_lines_within_the_times_asked_for_are_shown() {
         let second = |n: i64| Timestamp::from_second(n).unwrap();
-        let lines: String = (1..=5)
+        let lines = (1..=5)
             .map(|n| format!("{:.9} stdout F {n}\n", second(n)))
-            .collect();
+            .collect::<Vec<_>>()
+            .concat();
         let (_stage, directory) = log(&lines);
         for (since, until, expected) in [
             (Some(3), None, "3\n4\n5\n"),

@@ -418,10 +418,9 @@ impl Engine for EmbeddedEngine {
                 return Ok(ended);
             }
             // With a policy the shim lives on, to start it again.
-            let process = now.started.map(|(init, shim, _)| match is_started_again {
-                true => init,
-                false => shim,
-            });
+            let process = now
+                .started
+                .map(|(init, shim, _)| if is_started_again { init } else { shim });
             if let Some(process) = process.and_then(|process| process.open().ok().flatten()) {
                 wait_for_end(process.as_fd(), Duration::from_hours(1)).map_err(|source| {
                     EngineError::Runtime {

@@ -125,7 +125,7 @@ impl Next {
         &self,
         root: &Path,
         id: &ContainerId,
-        ended: ExitStatus,
+        ended: &ExitStatus,
         status: &mut Status,
     ) {
         let error = match self.home.enter() {
@@ -134,7 +134,7 @@ impl Next {
         };
         let failed = ExitStatus {
             error: Some(format!("it could not be started again: {error}")),
-            ..ended
+            ..ended.clone()
         };
         // With a full disk, the next command finds the lock free.
         status.append(&Record::Ended(failed)).ok();

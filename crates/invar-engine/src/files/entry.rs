@@ -159,12 +159,12 @@ impl Copy<'_> {
 pub(super) fn replace(to: At<'_>, make: impl FnOnce(&CStr) -> io::Result<()>) -> io::Result<()> {
     let passing = format!(".invar-copy-{:016x}", rand::random::<u64>());
     let passing = CString::new(passing).expect("letters and digits");
-    let made = make(&passing).and_then(|()| Ok(renameat(to.0, &*passing, to.0, to.1)?));
-    if made.is_err() {
+    let outcome = make(&passing).and_then(|()| Ok(renameat(to.0, &*passing, to.0, to.1)?));
+    if outcome.is_err() {
         // The error matters more than what is left of a try.
         unlinkat(to.0, &*passing, AtFlags::empty()).ok();
     }
-    made
+    outcome
 }
 
 pub(super) fn link(target: &CStr, to: At<'_>) -> io::Result<()> {

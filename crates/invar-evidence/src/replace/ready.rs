@@ -31,10 +31,7 @@ pub(super) fn wait(
             .inspect(id.as_str())
             .map_err(EvidenceError::engine("look at the fresh container"))?;
         match container.state {
-            State::Exited(status) => {
-                return Err(not_ready(format!("ended with exit code {}", status.code)));
-            }
-            State::Restarting(status) => {
+            State::Exited(status) | State::Restarting(status) => {
                 return Err(not_ready(format!("ended with exit code {}", status.code)));
             }
             State::Running => match container.health.map(|health| health.status) {

@@ -174,7 +174,7 @@ fn target(source: &Place, side: &Side, path: &Path) -> anyhow::Result<Place> {
     let place = side.resolve(&without_slash(path), true)?;
     match (place.is_directory(), source.is_directory()) {
         // What is in it, when its name says so; otherwise itself.
-        (true, true) | (true, false) => match source.file_name() {
+        (true, _) => match source.file_name() {
             Some(name) => Ok(place.child(name)?),
             None => Ok(place),
         },

@@ -148,7 +148,7 @@ pub(super) fn main(args: &[String]) -> ExitCode {
         waiting,
     );
     if let Some(next) = next {
-        next.wait(&request.root, &request.id, run.ended, &mut status);
+        next.wait(&request.root, &request.id, &run.ended, &mut status);
     }
     ExitCode::SUCCESS
 }

@@ -48,9 +48,9 @@ pub(super) fn until_end(
     let mut pump = Pump::new(streams, request, Log::open(directory));
     let mut settled = Some(Instant::now() + SETTLED);
     let ended = loop {
-        let checked = checker.as_ref().map_or(Vec::new(), Checker::watched);
+        let of_check = checker.as_ref().map_or(Vec::new(), Checker::watched);
         let mut watched = vec![(run.signals.as_fd(), PollFlags::IN)];
-        watched.extend(&checked);
+        watched.extend(&of_check);
         watched.extend(viewers.watched());
         let left = settled.map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = checker
@@ -65,13 +65,13 @@ pub(super) fn until_end(
             // Only the size of this process depends on it.
             invar_sys::memory::release().ok();
         }
-        let of_check = checked.len();
-        drop((watched, checked));
+        let checks = of_check.len();
+        drop((watched, of_check));
         for (stream, piece) in output {
             viewers.show(stream, &piece);
         }
         let (is_signalled, ready) = ready.split_first().unwrap_or((&false, &[]));
-        let (of_check, of_viewers) = ready.split_at(of_check.min(ready.len()));
+        let (of_check, of_viewers) = ready.split_at(checks.min(ready.len()));
         viewers.advance(of_viewers);
         if let Some(changed) = checker.as_mut().and_then(|c| c.advance(of_check)) {
             tell_health(changed, request, status);

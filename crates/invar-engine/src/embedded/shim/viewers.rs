@@ -59,7 +59,7 @@ pub(in crate::embedded) fn header(bytes: &[u8]) -> Option<(u8, usize)> {
 /// Everybody who looks.
 pub(super) struct Viewers {
     listener: Option<UnixListener>,
-    viewers: Vec<Viewer>,
+    present: Vec<Viewer>,
     /// Where what is typed goes; `None` when the program reads nothing, or another has it.
     input: Option<OwnedFd>,
     typed: VecDeque<u8>,
@@ -81,7 +81,7 @@ impl Viewers {
         }
         Self {
             listener: super::terminal::listen_at(&directory.runtime(), "attach").ok(),
-            viewers: Vec::new(),
+            present: Vec::new(),
             input,
             typed: VecDeque::new(),
             is_terminal,
@@ -94,7 +94,7 @@ impl Viewers {
         let input = self.input.as_ref().filter(|_| !self.typed.is_empty());
         let input = input.map(|fd| (fd.as_fd(), PollFlags::OUT));
         let has_room = self.typed.len() < TYPED;
-        let viewers = self.viewers.iter().map(|viewer| {
+        let viewers = self.present.iter().map(|viewer| {
             let mut events = PollFlags::empty();
             events.set(PollFlags::IN, has_room);
             events.set(PollFlags::OUT, !viewer.unsent.is_empty());
@@ -109,15 +109,15 @@ impl Viewers {
         let mut next = || ready.next().unwrap_or(false);
         let newcomer = self.listener.is_some() && next();
         let can_type = self.input.is_some() && !self.typed.is_empty() && next();
-        let is_ready: Vec<bool> = self.viewers.iter().map(|_| next()).collect();
+        let is_ready: Vec<bool> = self.present.iter().map(|_| next()).collect();
         for (index, _) in is_ready.iter().enumerate().filter(|(_, ready)| **ready) {
-            self.viewers[index].send();
+            self.present[index].send();
             self.receive(index);
         }
         if can_type {
             self.type_in();
         }
-        self.viewers.retain(|viewer| !viewer.is_gone);
+        self.present.retain(|viewer| !viewer.is_gone);
         if newcomer {
             self.accept();
         }
@@ -127,8 +127,8 @@ impl Viewers {
         let Some(Ok((socket, _))) = self.listener.as_ref().map(UnixListener::accept) else {
             return;
         };
-        if self.viewers.len() < MOST && socket.set_nonblocking(true).is_ok() {
-            self.viewers.push(Viewer {
+        if self.present.len() < MOST && socket.set_nonblocking(true).is_ok() {
+            self.present.push(Viewer {
                 socket,
                 unsent: VecDeque::new(),
                 received: Vec::new(),
@@ -139,7 +139,7 @@ impl Viewers {
 
     /// Shows everybody a piece of output.
     pub(super) fn show(&mut self, stream: LogStream, piece: &[u8]) {
-        if self.viewers.is_empty() {
+        if self.present.is_empty() {
             return;
         }
         let kind = match stream {
@@ -147,7 +147,7 @@ impl Viewers {
             LogStream::Stderr => kind::STDERR,
         };
         let frame = frame(kind, piece);
-        for viewer in &mut self.viewers {
+        for viewer in &mut self.present {
             if viewer.unsent.len() + frame.len() > LAG {
                 viewer.is_gone = true;
             } else {
@@ -155,18 +155,18 @@ impl Viewers {
                 viewer.send();
             }
         }
-        self.viewers.retain(|viewer| !viewer.is_gone);
+        self.present.retain(|viewer| !viewer.is_gone);
     }
 
     /// Sends what is left when the container has ended, as far as it is read at once.
     pub(super) fn finish(&mut self) {
-        for viewer in &mut self.viewers {
+        for viewer in &mut self.present {
             viewer.send();
         }
     }
 
     fn receive(&mut self, index: usize) {
-        let viewer = &mut self.viewers[index];
+        let viewer = &mut self.present[index];
         let mut piece = [0_u8; 4096];
         match rustix::io::read(&viewer.socket, &mut piece) {
             Err(Errno::INTR | Errno::AGAIN) => return,
@@ -176,7 +176,7 @@ impl Viewers {
         let mut received = std::mem::take(&mut viewer.received);
         while let Some((kind, length)) = header(&received) {
             if length > LONGEST {
-                self.viewers[index].is_gone = true;
+                self.present[index].is_gone = true;
                 return;
             }
             let end = HEADER + length;
@@ -186,7 +186,7 @@ impl Viewers {
             self.take(kind, &received[HEADER..end]);
             received.drain(..end);
         }
-        self.viewers[index].received = received;
+        self.present[index].received = received;
     }
 
     fn take(&mut self, kind: u8, content: &[u8]) {
