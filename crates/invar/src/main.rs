@@ -15,6 +15,7 @@ mod hints;
 mod names;
 mod printer;
 mod privilege;
+mod selection;
 mod several;
 mod signals;
 mod terminal;

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::cli::Cli;
 use crate::printer::{self, Format};
+use crate::selection::{self, Key};
 use crate::{age, engines, privilege};
 
 /// Characters of the command in the table.
@@ -31,6 +32,11 @@ pub(crate) struct Args {
     /// Only this engine's: embedded, docker, podman
     #[arg(long, value_name = "NAME")]
     engine: Option<String>,
+
+    /// Only those: name=PART, id=, label=NAME[=VALUE], status=, ancestor=IMAGE, exited=CODE,
+    /// health=; those that do not run too when status or exited is among them
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = selection::parse)]
+    filter: Vec<selection::Filter>,
 
     /// How to write it
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -66,7 +72,10 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
             State::Running | State::Paused | State::Restarting(_)
         )
     };
-    containers.retain(|container| args.all || goes_on(container));
+    let asks_for_others = |(key, _): &selection::Filter| matches!(key, Key::Status | Key::Exited);
+    let all = args.all || args.filter.iter().any(asks_for_others);
+    containers
+        .retain(|container| (all || goes_on(container)) && selection::has(&args.filter, container));
     if args.quiet {
         let ids = containers.iter().map(|container| id(container, args));
         printer::lines(ids.map(str::to_owned))?;
