@@ -49,6 +49,8 @@ fn build(
         id: &id,
         name: &service.image,
         config: &config,
+        // A rollout checks by itself what the compose file says.
+        health: None,
     };
     let mut config = container_config::resolve(&options, &command, &settings, &Host::here()?)?;
     let kind = site.engine.kind();
