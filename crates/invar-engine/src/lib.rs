@@ -21,9 +21,12 @@ pub mod embedded;
 mod engine;
 mod error;
 
-pub use config::{ContainerConfig, Mount, MountKind, Network, Resources, User};
+pub use config::{
+    ContainerConfig, HostEntry, Mount, MountKind, Network, Networking, Protocol, PublishedPort,
+    Resources, User,
+};
 pub use container::{
-    Container, ContainerId, ContainerName, ExitStatus, Revision, RootFs, State, Upper,
+    Container, ContainerId, ContainerName, Endpoint, ExitStatus, Revision, RootFs, State, Upper,
 };
 pub use engine::{Engine, ExecConfig, LogOptions, LogStream, Stdio};
 pub use error::{EngineError, Result};

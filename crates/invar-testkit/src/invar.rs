@@ -39,7 +39,11 @@ impl Invar {
     /// `invar ARGS`, not yet run.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
-        command.env("INVAR_ROOT", self.root()).args(args);
+        // Tests of everything else need no network; those that do say which.
+        command
+            .env("INVAR_ROOT", self.root())
+            .env("INVAR_NETWORK", "none")
+            .args(args);
         command
     }
 

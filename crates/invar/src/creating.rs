@@ -5,12 +5,12 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use fs_err as fs;
-use invar_engine::{ContainerConfig, ContainerId, ContainerName, Engine, EngineError};
+use invar_engine::{ContainerConfig, ContainerId, ContainerName, Engine, EngineError, Network};
 use invar_image::{Config, ImageStore};
 
 use crate::container_config::{self, Host, ImageSettings, Options};
 use crate::exit::Advise as _;
-use crate::names;
+use crate::{names, printer};
 
 /// Random names to try before one with digits, which is as good as unique.
 const ATTEMPTS: usize = 8;
@@ -46,7 +46,23 @@ pub(crate) fn configure(
         name: image,
         config: found.config.config().as_ref().unwrap_or(&none),
     };
-    container_config::resolve(options, command, &settings, &Host::here()?)
+    let resolved = container_config::resolve(options, command, &settings, &Host::here()?)?;
+    tell_of_network(options, &resolved);
+    Ok(resolved)
+}
+
+/// Says what is different from what a user of Docker expects.
+fn tell_of_network(options: &Options, config: &ContainerConfig) {
+    if options.network.is_none() && config.network == Network::None {
+        printer::note(
+            "the container has no network, for this host lacks the program nft; install the \
+             package nftables, or say --network none",
+        );
+    }
+    let publishes = options.publish_all || !options.publish.is_empty();
+    if publishes && config.network == Network::Host {
+        printer::note("--publish does nothing with --network host: its ports are the host's");
+    }
 }
 
 /// Makes the container under the name asked for, or under a free random one.

@@ -13,6 +13,7 @@ mod connect;
 mod describe;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod networks;
 mod processes;
 mod recreate;
 mod root;

@@ -16,6 +16,8 @@ mod exec;
 mod init;
 mod layout;
 mod logs;
+mod network;
+mod place;
 mod registry;
 mod root;
 mod runtime;
@@ -41,9 +43,11 @@ use rustix::process::WaitStatus;
 
 use self::cgroup::Group;
 use self::layout::{Directory, Layout};
+use self::network::Networks;
+pub use self::network::{DEFAULT_NETWORK, NetworkInfo, NetworkOptions, has_bridges};
 use self::registry::{Entry, Registry};
 use self::status::{Record, Status};
-use crate::config::{ContainerConfig, MountKind};
+use crate::config::{ContainerConfig, MountKind, Network};
 use crate::container::{Container, ContainerId, ContainerName, ExitStatus, RootFs, State};
 use crate::engine::{Engine, ExecConfig, LogOptions, LogStream, Stdio};
 use crate::error::{EngineError, Result};
@@ -57,6 +61,7 @@ pub struct EmbeddedEngine {
     layout: Layout,
     images: ImageStore,
     registry: Registry,
+    networks: Networks,
     /// The status files of what this value started: one that removes itself at its end (`--rm`)
     /// can then still be waited for.
     started: Mutex<HashMap<ContainerId, Status>>,
@@ -84,6 +89,7 @@ impl EmbeddedEngine {
         Ok(Self {
             images: ImageStore::open(&root)?,
             registry: Registry::open(&layout)?,
+            networks: Networks::new(&layout),
             started: Mutex::default(),
             layout,
         })
@@ -94,15 +100,39 @@ impl EmbeddedEngine {
         &self.images
     }
 
+    /// Makes a network for containers; its id.
+    pub fn create_network(&self, name: &str, options: &NetworkOptions) -> Result<String> {
+        self.networks.create(name, options)
+    }
+
+    /// Every network that was made, and the default one once a container was in it.
+    pub fn networks(&self) -> Result<Vec<NetworkInfo>> {
+        self.networks.list()
+    }
+
+    /// Removes a network that no running container is in; its name.
+    pub fn remove_network(&self, name: &str) -> Result<String> {
+        self.networks.remove(name)
+    }
+
     /// What a container is and does. A run whose shim was killed is ended here.
     fn observe(&self, entry: &Entry) -> Result<Container> {
+        let mut container = self.observe_process(entry)?;
+        if container.init_pid.is_some() && matches!(entry.config.network, Network::Named(_)) {
+            container.endpoints = self.networks.endpoint_of(&entry.id)?;
+        }
+        Ok(container)
+    }
+
+    /// The same without its places in networks.
+    fn observe_process(&self, entry: &Entry) -> Result<Container> {
         let directory = self.layout.container(&entry.id);
         let mut status = Status::open(&directory)?;
         // The lock first: a shim records the end before it lets go.
         let is_locked = status.is_locked()?;
         let mut records = status.records()?;
         if !is_locked && is_unfinished(&records) {
-            end_orphan(entry, &directory, &mut status)?;
+            end_orphan(self, entry, &directory, &mut status)?;
             records = status.records()?;
         }
         let started = records.iter().rev().find_map(|record| match record {
@@ -120,6 +150,7 @@ impl EmbeddedEngine {
             init_pid: started.filter(|_| is_up).map(|(init, _)| init.pid),
             created_at: entry.created_at,
             started_at: started.map(|(_, at)| at),
+            endpoints: Vec::new(),
             state,
         })
     }
@@ -187,10 +218,16 @@ impl Engine for EmbeddedEngine {
 
     fn list(&self) -> Result<Vec<Container>> {
         let entries = self.registry.all()?;
+        let mut endpoints = self.networks.endpoints()?;
         let mut containers = Vec::with_capacity(entries.len());
         for entry in entries {
-            match self.observe(&entry) {
-                Ok(container) => containers.push(container),
+            match self.observe_process(&entry) {
+                Ok(mut container) => {
+                    if container.init_pid.is_some() {
+                        container.endpoints = endpoints.remove(&entry.id).unwrap_or_default();
+                    }
+                    containers.push(container);
+                }
                 // Removed since the registry was read.
                 Err(EngineError::Io { source, .. })
                     if source.kind() == std::io::ErrorKind::NotFound => {}
@@ -205,6 +242,9 @@ impl Engine for EmbeddedEngine {
     }
 
     fn create(&self, name: &ContainerName, config: &ContainerConfig) -> Result<ContainerId> {
+        if let Network::Named(network) = &config.network {
+            self.networks.require(network)?;
+        }
         // What cannot be removed must not keep new containers from being made.
         self.sweep().ok();
         let entry = Entry {
@@ -413,7 +453,12 @@ fn state_of(id: &ContainerId, records: &[Record]) -> State {
 
 /// Ends a run that nobody supervises any more: its shim, or the command that started it, was
 /// killed.
-fn end_orphan(entry: &Entry, directory: &Directory, status: &mut Status) -> Result<()> {
+fn end_orphan(
+    engine: &EmbeddedEngine,
+    entry: &Entry,
+    directory: &Directory,
+    status: &mut Status,
+) -> Result<()> {
     if !status.try_lock()? {
         // Another command is at it, or it is being started again.
         return Ok(());
@@ -427,6 +472,9 @@ fn end_orphan(entry: &Entry, directory: &Directory, status: &mut Status) -> Resu
         _ => (137, "its shim was killed; the container was ended"),
     };
     clear_run(&entry.id, directory)?;
+    if matches!(entry.config.network, Network::Named(_)) {
+        engine.networks.release(&entry.id)?;
+    }
     status.append(&Record::Ended(ExitStatus {
         code,
         oom_killed: false,

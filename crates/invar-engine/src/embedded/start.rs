@@ -4,7 +4,6 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process;
 use std::time::{Duration, Instant};
 
@@ -21,7 +20,7 @@ use super::runtime::{program, spec};
 use super::shim::{Answer, Request};
 use super::status::{Record, Status};
 use super::{EmbeddedEngine, cgroup, root, users, volumes};
-use crate::config::{ContainerConfig, Network};
+use crate::config::ContainerConfig;
 use crate::container::{ContainerId, State};
 use crate::engine::Stdio;
 use crate::error::{EngineError, Result};
@@ -37,14 +36,15 @@ impl EmbeddedEngine {
         status.append(&Record::Starting)?;
         super::clear_run(&entry.id, &directory)?;
         let root = self.prepare(entry, &directory)?;
+        let placed = self.place(entry)?;
         let request = Request {
             id: entry.id.clone(),
             root: self.layout.root().to_owned(),
             directory: directory.path().to_owned(),
             capabilities: available(&entry.config.capabilities),
             cwd: entry.config.cwd.clone(),
-            files: etc_files(entry),
-            host_network: entry.config.network == Network::Host,
+            files: placed.files,
+            place: placed.place,
             tty: entry.config.tty,
             interactive: entry.config.interactive,
             attached: matches!(stdio, Stdio::Attached { .. }),
@@ -55,7 +55,7 @@ impl EmbeddedEngine {
             action: "start the container's shim",
             reason: source.to_string(),
         };
-        let control = spawn(&root, &status, stdio).map_err(failed)?;
+        let control = spawn(&root, &status, placed.handles, stdio).map_err(failed)?;
         drop((root, status));
         match converse(control, &request).map_err(failed)? {
             Some(Answer::Started) => Ok(()),
@@ -120,16 +120,22 @@ pub(super) fn open_files() -> u64 {
 }
 
 /// Executes this program as a shim; our end of the conversation with it.
-fn spawn(root: &OwnedFd, status: &Status, stdio: Stdio) -> std::io::Result<UnixStream> {
+fn spawn(
+    root: &OwnedFd,
+    status: &Status,
+    network: Vec<OwnedFd>,
+    stdio: Stdio,
+) -> std::io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     let theirs = OwnedFd::from(theirs);
     let file = read_only_self()?;
     // Copies of our own, because the handles themselves must not pass into other programs.
-    let handles = [
+    let mut handles = vec![
         theirs,
         root.try_clone()?,
         status.handle().try_clone_to_owned()?,
     ];
+    handles.extend(network);
     let mut shim = command(file.as_fd());
     shim.arg("shim").env_clear().current_dir("/");
     for handle in &handles {
@@ -179,29 +185,6 @@ pub(super) fn available(wanted: &[String]) -> Vec<String> {
         })
         .cloned()
         .collect()
-}
-
-/// The files in `/etc` in which a container finds its own name and the resolver.
-fn etc_files(entry: &Entry) -> Vec<(String, String)> {
-    let name = spec::hostname(&entry.id, &entry.config);
-    let (hosts, resolver) = match entry.config.network {
-        Network::Host => (of_host("/etc/hosts"), of_host("/etc/resolv.conf")),
-        _ => (hosts(name), String::new()),
-    };
-    let files = [
-        ("hostname", format!("{name}\n")),
-        ("hosts", hosts),
-        ("resolv.conf", resolver),
-    ];
-    files.map(|(name, text)| (name.to_owned(), text)).into()
-}
-
-fn hosts(name: &str) -> String {
-    format!("127.0.0.1\tlocalhost {name}\n::1\tlocalhost ip6-localhost ip6-loopback\n")
-}
-
-fn of_host(path: &str) -> String {
-    fs::read_to_string(Path::new(path)).unwrap_or_default()
 }
 
 impl EmbeddedEngine {

@@ -15,7 +15,9 @@ mod inspect;
 mod kill;
 mod load;
 mod logs;
+mod network;
 mod pause;
+mod port;
 mod ps;
 mod rename;
 mod replace;
@@ -56,7 +58,9 @@ pub(crate) enum Command {
     Kill(kill::Args),
     Load(load::Args),
     Logs(logs::Args),
+    Network(network::Args),
     Pause(pause::Args),
+    Port(port::Args),
     Ps(ps::Args),
     Rename(rename::Args),
     Replace(replace::Args),
@@ -91,7 +95,9 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Kill(args) => kill::run(cli, args),
         Command::Load(args) => load::run(cli, args),
         Command::Logs(args) => logs::run(cli, args),
+        Command::Network(args) => network::run(cli, args),
         Command::Pause(args) => pause::run(cli, args),
+        Command::Port(args) => port::run(cli, args),
         Command::Ps(args) => ps::run(cli, args),
         Command::Rename(args) => rename::run(cli, args),
         Command::Replace(args) => replace::run(cli, args),

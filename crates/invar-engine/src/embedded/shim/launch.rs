@@ -15,8 +15,8 @@ use libcontainer::syscall::syscall::SyscallType;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::Request;
 use super::terminal;
+use super::{Place, Request};
 use crate::embedded::layout::Directory;
 use crate::embedded::runtime::program::{Failure, Program};
 use crate::embedded::runtime::seccomp;
@@ -60,9 +60,10 @@ pub(super) fn launch(
     request: &Request,
     directory: &Directory,
     root: OwnedFd,
+    network: &[OwnedFd],
     status: &mut Status,
 ) -> Outcome<Run> {
-    let signals = become_shim(request)?;
+    let signals = become_shim(request, network)?;
     fs::create_dir_all(directory.rootfs()).map_err(setup)?;
     mount::attach(&root, &directory.rootfs()).map_err(setup)?;
     drop(root);
@@ -109,7 +110,7 @@ pub(super) fn launch(
 }
 
 /// Leaves the caller's session, signals and namespaces.
-fn become_shim(request: &Request) -> Outcome<SignalFd> {
+fn become_shim(request: &Request, network: &[OwnedFd]) -> Outcome<SignalFd> {
     invar_sys::signal::unblock_all().map_err(setup)?;
     rustix::process::setsid().map_err(setup)?;
     // The first three are for the container, not for its shim: a closing terminal or a signal to
@@ -117,14 +118,28 @@ fn become_shim(request: &Request) -> Outcome<SignalFd> {
     let signals = SignalFd::block(&[SIGHUP, SIGINT, SIGTERM, SIGCHLD, SIGWINCH]).map_err(setup)?;
     process::become_subreaper().map_err(setup)?;
     process::unshare_mounts().map_err(setup)?;
-    if !request.host_network {
-        network::unshare().map_err(setup)?;
-        for (setting, value) in OWN_NETWORK {
-            // Each is a convenience, and a kernel may be built without it.
-            fs::write(setting, value).ok();
+    take_place(&request.place, network).map_err(|error| setup(format!("its network: {error}")))?;
+    Ok(signals)
+}
+
+/// Enters the network namespace the container will be in, and makes it first if it is new.
+fn take_place(place: &Place, handles: &[OwnedFd]) -> std::io::Result<()> {
+    match (place, handles) {
+        (Place::Host, _) => return Ok(()),
+        (Place::Other, [namespace, ..]) => return network::enter(namespace.as_fd()),
+        (Place::Other, []) => return Err(std::io::Error::other("it was not handed over")),
+        (Place::Alone, _) => network::unshare()?,
+        (Place::Network(wiring), _) => {
+            let host = network::Routing::open()?;
+            network::unshare()?;
+            wiring.connect(&host)?;
         }
     }
-    Ok(signals)
+    for (setting, value) in OWN_NETWORK {
+        // Each is a convenience, and a kernel may be built without it.
+        fs::write(setting, value).ok();
+    }
+    Ok(())
 }
 
 /// The engine's files, in memory: a mount of them then tells nothing of the host's paths.

@@ -16,7 +16,7 @@ pub(super) mod supervise;
 pub(super) mod terminal;
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +25,7 @@ use invar_sys::process::inherited;
 use serde::{Deserialize, Serialize};
 
 use super::layout::Directory;
+use super::network::{Networks, Wiring};
 use super::runtime::program::Failure;
 use super::status::{Record, Status};
 use crate::container::{ContainerId, ExitStatus};
@@ -47,8 +48,8 @@ pub(super) struct Request {
     pub(super) cwd: PathBuf,
     /// Names and contents of the engine's files in `/etc`.
     pub(super) files: Vec<(String, String)>,
-    /// Whether it shares the host's network.
-    pub(super) host_network: bool,
+    /// The network it is in.
+    pub(super) place: Place,
     pub(super) tty: bool,
     pub(super) interactive: bool,
     /// Whether the shim's standard streams are the caller's.
@@ -56,6 +57,20 @@ pub(super) struct Request {
     /// Whether an init goes in front of the program.
     pub(super) init: bool,
     pub(super) auto_remove: bool,
+}
+
+/// Where a container is among networks.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Place {
+    /// In the host's namespace.
+    Host,
+    /// In the namespace of another container; the first further handle.
+    Other,
+    /// In a namespace with loopback only.
+    Alone,
+    /// In a namespace with a cable to a bridge. Further handles hold ports of the host.
+    Network(Wiring),
 }
 
 /// What the shim answers, once.
@@ -68,14 +83,18 @@ pub(super) enum Answer {
     Failed(Failure),
 }
 
-/// The role `shim CONTROL ROOT STATUS`, all numbers of handles.
+/// The role `shim CONTROL ROOT STATUS [NETWORK …]`, all numbers of handles.
 pub(super) fn main(args: &[String]) -> ExitCode {
-    let [control, root, status] = args else {
+    let [control, root, status, network @ ..] = args else {
         return ExitCode::FAILURE;
     };
     let (Ok(control), Ok(root), Ok(status)) =
         (inherited(control), inherited(root), inherited(status))
     else {
+        return ExitCode::FAILURE;
+    };
+    let network: std::io::Result<Vec<OwnedFd>> = network.iter().map(|n| inherited(n)).collect();
+    let Ok(network) = network else {
         return ExitCode::FAILURE;
     };
     let mut control = UnixStream::from(control);
@@ -84,7 +103,18 @@ pub(super) fn main(args: &[String]) -> ExitCode {
     };
     let directory = Directory(request.directory.clone());
     let mut status = Status::from_handle(status, &directory);
-    let ended = run(&request, &directory, root, &mut status, &mut control);
+    let host = invar_sys::network::own_namespace();
+    let ended = run(
+        &request,
+        &directory,
+        root,
+        &network,
+        &mut status,
+        &mut control,
+    );
+    // A port is free for the next container once this one's rules are gone.
+    leave_network(&request, host);
+    drop(network);
     finish(&request, &directory, &mut status, ended);
     ExitCode::SUCCESS
 }
@@ -101,10 +131,11 @@ fn run(
     request: &Request,
     directory: &Directory,
     root: OwnedFd,
+    network: &[OwnedFd],
     status: &mut Status,
     control: &mut UnixStream,
 ) -> ExitStatus {
-    match launch::launch(request, directory, root, status) {
+    match launch::launch(request, directory, root, network, status) {
         Ok(run) => {
             answer(control, &Answer::Started);
             if let Err(error) = control.shutdown(std::net::Shutdown::Both) {
@@ -126,6 +157,19 @@ fn run(
             ended
         }
     }
+}
+
+/// Takes the container's place in its network back, from the host's namespace.
+fn leave_network(request: &Request, host: std::io::Result<OwnedFd>) {
+    if !matches!(request.place, Place::Network(_)) {
+        return;
+    }
+    // What is left is taken back by the next container that starts.
+    let Ok(()) = host.and_then(|host| invar_sys::network::enter(host.as_fd())) else {
+        return;
+    };
+    let layout = super::layout::Layout::new(&request.root);
+    Networks::new(&layout).release(&request.id).ok();
 }
 
 fn answer(control: &mut UnixStream, answer: &Answer) {

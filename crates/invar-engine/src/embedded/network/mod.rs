@@ -1,0 +1,361 @@
+//! Networks of containers: a bridge each on the host, addresses, ports, names.
+//!
+//! ```text
+//!  start ─▶ table.rs   an address, in a transaction of state.db
+//!        ─▶ ports.rs   the host's ports, bound until the shim ends
+//!        ─▶ bridge.rs  the bridge and the kernel's settings, if missing
+//!        ─▶ rules.rs   one table of the packet filter, written whole when it would differ
+//!        ─▶ shim ─▶ wiring.rs  the cable, laid from inside the new namespace
+//! ```
+//!
+//! `state.db` says what should be; bridge and rules are made to agree before every start. A place
+//! in a network belongs to a run: it counts for as long as the container's status is locked, and
+//! one whose run has ended is taken back by whoever comes next. The cable needs no care, for the
+//! kernel removes it with the container's namespace.
+//!
+//! Each state root has a table of its own, `invar` for the usual one, and never touches another.
+
+mod bridge;
+mod manage;
+mod names;
+mod ports;
+mod rules;
+mod subnet;
+mod table;
+mod wiring;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt as _;
+use rusqlite::Connection;
+use rustix::fs::FlockOperation;
+use sha2::{Digest as _, Sha256};
+
+pub use self::manage::{NetworkInfo, NetworkOptions};
+use self::names::HostResolver;
+use self::table::{EndpointRow, NetworkRow};
+pub(super) use self::wiring::Wiring;
+use super::layout::{self, Layout};
+use super::registry::Entry;
+use super::runtime::spec;
+use super::status::Status;
+use crate::config::{Network, Networking};
+use crate::container::{ContainerId, Endpoint, hex};
+use crate::error::{EngineError, Result};
+
+/// The network of containers that ask for no other.
+pub const DEFAULT_NETWORK: &str = "bridge";
+
+/// Whether this host has what networks of containers need.
+pub fn has_bridges() -> bool {
+    rules::program().is_some()
+}
+
+/// The state root whose bridge and table have the plain names.
+const USUAL_ROOT: &str = "/var/lib/invar";
+/// Held while bridges and rules are changed, by every state root of this machine.
+const LOCK: &str = "/run/invar/network.lock";
+
+/// The networks of one state root.
+#[derive(Debug)]
+pub(super) struct Networks {
+    layout: Layout,
+    /// Opened when first needed: most commands have nothing to do with networks.
+    connection: Mutex<Option<Connection>>,
+}
+
+/// A container's place in a network, until its run has ended.
+#[derive(Debug)]
+pub(super) struct Attached {
+    pub(super) wiring: Wiring,
+    /// Ports of the host, for the shim to hold.
+    pub(super) ports: Vec<OwnedFd>,
+    /// The files in `/etc`.
+    pub(super) hosts: String,
+    pub(super) resolver: String,
+}
+
+impl Networks {
+    pub(super) fn new(layout: &Layout) -> Self {
+        Self {
+            layout: layout.clone(),
+            connection: Mutex::default(),
+        }
+    }
+
+    /// Gives a container about to be started a place in a network. Its status must be locked.
+    pub(super) fn attach(&self, entry: &Entry, name: &str) -> Result<Attached> {
+        let network = self.find_or_default(name)?;
+        let networking = &entry.config.networking;
+        if network.internal && !networking.ports.is_empty() {
+            return Err(EngineError::InvalidConfig {
+                what: "published ports".to_owned(),
+                reason: format!(
+                    "the network {name:?} is internal; nothing outside reaches its containers"
+                ),
+            });
+        }
+        let held = ports::hold(&networking.ports)?;
+        let endpoint = self.with(|connection| {
+            table::write(connection, |transaction| {
+                self.sweep(transaction, Some(&entry.id))?;
+                table::delete_endpoint(transaction, &entry.id)?;
+                refuse_collisions(transaction, &held.ports)?;
+                let endpoint = EndpointRow {
+                    container: entry.id.clone(),
+                    network: network.id.clone(),
+                    offset: table::allocate(transaction, &network, networking.address)?,
+                    aliases: networking.aliases.clone(),
+                    ports: held.ports.clone(),
+                    dns: networking.dns.clone(),
+                };
+                table::insert_endpoint(transaction, &endpoint)?;
+                Ok(endpoint)
+            })
+        })?;
+        let connected = self.connect(entry, &network, &endpoint);
+        if connected.is_err() {
+            // The error that stopped it matters more than what taking it back says.
+            self.release(&entry.id).ok();
+        }
+        let (hosts, resolver) = connected?;
+        Ok(Attached {
+            wiring: Wiring::new(&network, &endpoint),
+            ports: held.handles,
+            hosts,
+            resolver,
+        })
+    }
+
+    /// Makes bridge and rules agree with the state, with the new endpoint in it.
+    fn connect(
+        &self,
+        entry: &Entry,
+        network: &NetworkRow,
+        endpoint: &EndpointRow,
+    ) -> Result<(String, String)> {
+        let lock = lock()?;
+        bridge::ensure(network)?;
+        self.apply_rules()?;
+        drop(lock);
+        Ok(files(entry, network, endpoint))
+    }
+
+    /// Takes a container's place back. What the kernel kept for it goes by itself.
+    pub(super) fn release(&self, id: &ContainerId) -> Result<()> {
+        let had = self.with(|connection| table::delete_endpoint(connection, id))?;
+        if !had {
+            return Ok(());
+        }
+        let _lock = lock()?;
+        self.apply_rules()
+    }
+
+    /// The files of a running container, for another in its namespace.
+    pub(super) fn files_of(&self, entry: &Entry) -> Result<(String, String)> {
+        let networking = &entry.config.networking;
+        let place = self.with(|connection| {
+            let networks = table::networks(connection)?;
+            let row = table::endpoint_of(connection, &entry.id)?;
+            Ok(row.and_then(|row| {
+                let network = networks.into_iter().find(|other| other.id == row.network);
+                network.map(|network| (network, row))
+            }))
+        })?;
+        Ok(match (&entry.config.network, place) {
+            (_, Some((network, endpoint))) => files(entry, &network, &endpoint),
+            (Network::Host, None) => files_of_host(networking),
+            _ => files_without(spec::hostname(&entry.id, &entry.config), networking),
+        })
+    }
+
+    /// The place of a container, if its run has one.
+    pub(super) fn endpoint_of(&self, id: &ContainerId) -> Result<Vec<Endpoint>> {
+        self.with(|connection| {
+            let Some(row) = table::endpoint_of(connection, id)? else {
+                return Ok(Vec::new());
+            };
+            let networks = table::networks(connection)?;
+            let network = networks.iter().find(|network| network.id == row.network);
+            Ok(network
+                .map(|network| network.endpoint(&row))
+                .into_iter()
+                .collect())
+        })
+    }
+
+    /// The places of all containers.
+    pub(super) fn endpoints(&self) -> Result<HashMap<ContainerId, Vec<Endpoint>>> {
+        self.with(|connection| {
+            let networks = table::networks(connection)?;
+            let mut found: HashMap<_, Vec<_>> = HashMap::new();
+            for row in table::endpoints(connection)? {
+                let network = networks.iter().find(|network| network.id == row.network);
+                let endpoint = network.map(|network| network.endpoint(&row));
+                found.entry(row.container).or_default().extend(endpoint);
+            }
+            Ok(found)
+        })
+    }
+
+    /// Forgets the places of runs that have ended without taking theirs back: their shims were
+    /// killed.
+    fn sweep(&self, connection: &Connection, except: Option<&ContainerId>) -> Result<()> {
+        for row in table::endpoints(connection)? {
+            let is_mine = except == Some(&row.container);
+            if !is_mine && !self.is_live(&row.container)? {
+                table::delete_endpoint(connection, &row.container)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a run of the container is under way.
+    fn is_live(&self, id: &ContainerId) -> Result<bool> {
+        match Status::open(&self.layout.container(id)) {
+            Ok(status) => status.is_locked(),
+            Err(EngineError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The lock must be held.
+    fn apply_rules(&self) -> Result<()> {
+        let (networks, endpoints) = self
+            .with(|connection| Ok((table::networks(connection)?, table::endpoints(connection)?)))?;
+        rules::apply(&self.rules_table(), &networks, &endpoints)
+    }
+
+    /// The name of this root's table.
+    fn rules_table(&self) -> String {
+        match self.suffix() {
+            None => "invar".to_owned(),
+            Some(suffix) => format!("invar-{suffix}"),
+        }
+    }
+
+    /// What tells this root's names from the usual root's.
+    fn suffix(&self) -> Option<String> {
+        let root = self.layout.root();
+        (root != Path::new(USUAL_ROOT)).then(|| {
+            let digest = Sha256::digest(root.as_os_str().as_encoded_bytes());
+            hex(&digest)[..8].to_owned()
+        })
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Connection) -> Result<T>) -> Result<T> {
+        let mut guard: MutexGuard<'_, _> = self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(connection) = guard.as_mut() {
+            return work(connection);
+        }
+        let root = self.layout.root();
+        let opened = invar_image::state::open(root, table::COMPONENT, table::MIGRATIONS)?;
+        work(guard.insert(opened))
+    }
+}
+
+/// Two containers of which neither holds the other's port, for example because one of them is
+/// only reached in version 6.
+fn refuse_collisions(
+    connection: &Connection,
+    wanted: &[crate::config::PublishedPort],
+) -> Result<()> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    for other in table::endpoints(connection)? {
+        for port in wanted {
+            if other.ports.iter().any(|taken| ports::collide(port, taken)) {
+                return Err(EngineError::PortTaken {
+                    port: ports::describe(port),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `hosts` and `resolv.conf`.
+fn files(entry: &Entry, network: &NetworkRow, endpoint: &EndpointRow) -> (String, String) {
+    let networking = &entry.config.networking;
+    let seen = network.endpoint(endpoint);
+    let addresses: Vec<IpAddr> = [
+        seen.address.map(|(address, _)| IpAddr::V4(address)),
+        seen.address6.map(|(address, _)| IpAddr::V6(address)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let gateway = seen.gateway.map(IpAddr::V4);
+    let host = HostResolver::read();
+    let servers = if networking.dns.is_empty() {
+        host.servers.clone()
+    } else {
+        networking.dns.clone()
+    };
+    let name = spec::hostname(&entry.id, &entry.config);
+    (
+        names::hosts_file(name, &addresses, gateway, networking),
+        names::resolver_file(&servers, networking, &host),
+    )
+}
+
+/// The files of a container without a network of its own making.
+pub(super) fn files_without(name: &str, networking: &Networking) -> (String, String) {
+    let host = HostResolver::default();
+    (
+        names::hosts_file(name, &[], None, networking),
+        names::resolver_file(&networking.dns, networking, &host),
+    )
+}
+
+/// The files of a container in the host's network.
+pub(super) fn files_of_host(networking: &Networking) -> (String, String) {
+    let read = |path: &str| fs::read_to_string(Path::new(path)).unwrap_or_default();
+    let mut hosts = read("/etc/hosts");
+    if !hosts.is_empty() && !hosts.ends_with('\n') {
+        hosts.push('\n');
+    }
+    let local = Some(IpAddr::from([127, 0, 0, 1]));
+    hosts.push_str(&names::host_lines(local, networking));
+    let resolver = if networking.dns.is_empty() && networking.dns_search.is_empty() {
+        read("/etc/resolv.conf")
+    } else {
+        let host = HostResolver::of_host();
+        let servers = if networking.dns.is_empty() {
+            &host.servers
+        } else {
+            &networking.dns
+        };
+        names::resolver_file(servers, networking, &host)
+    };
+    (hosts, resolver)
+}
+
+/// Waits for the machine's lock on bridges and rules; it ends with the handle.
+fn lock() -> Result<fs::File> {
+    let path = Path::new(LOCK);
+    let failed = |source| EngineError::io("lock", path, source);
+    layout::make_private(path.parent().unwrap_or(path))?;
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    rustix::fs::flock(&file, FlockOperation::LockExclusive)
+        .map_err(|errno| failed(errno.into()))?;
+    Ok(file)
+}
