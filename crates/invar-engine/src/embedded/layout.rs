@@ -9,6 +9,7 @@
 //!                 log        its output; log.1 what came before that
 //!                 rootfs/    where its root is mounted, in the shim's own namespace
 //!                 runtime/   what the runtime keeps of a run
+//! networks/<id>.resolver     locked while the network's resolver runs
 //! volumes/<name>/            files of a named volume
 //! ```
 
@@ -37,6 +38,10 @@ impl Layout {
 
     pub(super) fn container(&self, id: &ContainerId) -> Directory {
         Directory(self.containers().join(id.as_str()))
+    }
+
+    pub(super) fn networks(&self) -> PathBuf {
+        self.0.join("networks")
     }
 
     pub(super) fn volumes(&self) -> PathBuf {

@@ -68,7 +68,7 @@ pub struct EmbeddedEngine {
 }
 
 /// Runs one of the roles this program plays besides its commands, when the first argument names
-/// one: the shim, the helper of `exec`, a container's init. They come before everything else a
+/// one: the shim, the helper of `exec`, a container's init, a network's resolver. They come before everything else a
 /// program does at its start, because they must stay small and single-threaded.
 pub fn play_role(args: &[String]) -> Option<ExitCode> {
     let (role, rest) = args.get(1..)?.split_first()?;
@@ -76,6 +76,7 @@ pub fn play_role(args: &[String]) -> Option<ExitCode> {
         "shim" => Some(shim::main(rest)),
         "exec-helper" => Some(exec::main(rest)),
         "init" => Some(init::main(rest)),
+        "resolver" => Some(network::resolver::main(rest)),
         _ => None,
     }
 }
@@ -219,6 +220,10 @@ impl Engine for EmbeddedEngine {
     fn list(&self) -> Result<Vec<Container>> {
         let entries = self.registry.all()?;
         let mut endpoints = self.networks.endpoints()?;
+        if !endpoints.is_empty() {
+            // A listing must not fail for want of a resolver.
+            self.networks.mend().ok();
+        }
         let mut containers = Vec::with_capacity(entries.len());
         for entry in entries {
             match self.observe_process(&entry) {

@@ -7,6 +7,10 @@ use super::message::{Answer, Message, Socket, attributes, flag};
 
 /// `VETH_INFO_PEER` of `linux/veth.h`.
 const VETH_PEER: u16 = 1;
+/// `IFLA_BRPORT_MODE` of `linux/if_link.h`.
+const BRIDGE_PORT_MODE: u16 = 4;
+/// `NLA_F_NESTED`, without which the bridge reads its attribute in an older form.
+const NESTED: u16 = 1 << 15;
 /// `IF_OPER_UP` of RFC 2863.
 const OPERATIONAL: u8 = 6;
 /// Bytes of `struct ifinfomsg` and `struct rtmsg`.
@@ -94,6 +98,19 @@ impl Routing {
             .nested(libc::IFLA_LINKINFO, |info| {
                 info.text(libc::IFLA_INFO_KIND, "veth")
                     .nested(libc::IFLA_INFO_DATA, |data| data.nested(VETH_PEER, peer))
+            });
+        self.0.tell(message)
+    }
+
+    /// Lets a port of a bridge send back where a packet came from: a container then reaches itself
+    /// by its published port.
+    pub fn allow_hairpin(&self, link: u32) -> io::Result<()> {
+        let mut part = link_part(link, false);
+        part[0] = u8::try_from(libc::AF_BRIDGE).expect("families are small numbers");
+        let message = Message::new(libc::RTM_SETLINK, 0)
+            .fixed(&part)
+            .nested(libc::IFLA_PROTINFO | NESTED, |info| {
+                info.attribute(BRIDGE_PORT_MODE, &[1])
             });
         self.0.tell(message)
     }

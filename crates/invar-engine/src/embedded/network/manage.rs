@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::subnet::{self, PREFIX6, Subnet};
 use super::table::{self, NetworkRow};
-use super::{DEFAULT_NETWORK, Networks, bridge, lock};
+use super::{DEFAULT_NETWORK, Networks, bridge, lock, resolver};
 use crate::container::{ContainerId, ContainerName, Endpoint};
 use crate::error::{EngineError, Result};
 
@@ -170,8 +170,9 @@ impl Networks {
 
     /// Every network, oldest first.
     pub(in crate::embedded) fn list(&self) -> Result<Vec<NetworkInfo>> {
+        self.sweep_all()?;
+        self.mend()?;
         self.with(|connection| {
-            self.sweep(connection, None)?;
             let endpoints = table::endpoints(connection)?;
             let names = table::container_names(connection)?;
             let describe = |network: NetworkRow| {
@@ -233,6 +234,7 @@ impl Networks {
             })
         })?;
         bridge::remove(&row.bridge)?;
+        resolver::forget(&self.layout, &row);
         self.apply_rules()?;
         Ok(row.name)
     }

@@ -4,6 +4,7 @@
 //!  start ─▶ table.rs   an address, in a transaction of state.db
 //!        ─▶ ports.rs   the host's ports, bound until the shim ends
 //!        ─▶ bridge.rs  the bridge and the kernel's settings, if missing
+//!        ─▶ resolver/  the process that knows the network's names, if none runs
 //!        ─▶ rules.rs   one table of the packet filter, written whole when it would differ
 //!        ─▶ shim ─▶ wiring.rs  the cable, laid from inside the new namespace
 //! ```
@@ -19,6 +20,7 @@ mod bridge;
 mod manage;
 mod names;
 mod ports;
+pub(super) mod resolver;
 mod rules;
 mod subnet;
 mod table;
@@ -141,6 +143,9 @@ impl Networks {
     ) -> Result<(String, String)> {
         let lock = lock()?;
         bridge::ensure(network)?;
+        if has_resolver(network) {
+            resolver::ensure(self, network)?;
+        }
         self.apply_rules()?;
         drop(lock);
         Ok(files(entry, network, endpoint))
@@ -203,16 +208,43 @@ impl Networks {
         })
     }
 
-    /// Forgets the places of runs that have ended without taking theirs back: their shims were
-    /// killed.
-    fn sweep(&self, connection: &Connection, except: Option<&ContainerId>) -> Result<()> {
-        for row in table::endpoints(connection)? {
-            let is_mine = except == Some(&row.container);
-            if !is_mine && !self.is_live(&row.container)? {
-                table::delete_endpoint(connection, &row.container)?;
+    /// Starts the resolvers that were killed while their networks were in use.
+    pub(super) fn mend(&self) -> Result<()> {
+        let (networks, endpoints) = self.rows()?;
+        for network in networks {
+            let is_used = endpoints.iter().any(|row| row.network == network.id);
+            if is_used && has_resolver(&network) && !resolver::is_running(&self.layout, &network)? {
+                let _lock = lock()?;
+                resolver::ensure(self, &network)?;
+                self.apply_rules()?;
             }
         }
         Ok(())
+    }
+
+    /// Takes back the places of all runs that have ended.
+    fn sweep_all(&self) -> Result<()> {
+        let swept = self.with(|connection| {
+            table::write(connection, |transaction| self.sweep(transaction, None))
+        })?;
+        if !swept {
+            return Ok(());
+        }
+        let _lock = lock()?;
+        self.apply_rules()
+    }
+
+    /// Forgets the places of runs that have ended without taking theirs back: their shims were
+    /// killed. Whether there were any.
+    fn sweep(&self, connection: &Connection, except: Option<&ContainerId>) -> Result<bool> {
+        let mut found = false;
+        for row in table::endpoints(connection)? {
+            let is_mine = except == Some(&row.container);
+            if !is_mine && !self.is_live(&row.container)? {
+                found |= table::delete_endpoint(connection, &row.container)?;
+            }
+        }
+        Ok(found)
     }
 
     /// Whether a run of the container is under way.
@@ -230,9 +262,15 @@ impl Networks {
 
     /// The lock must be held.
     fn apply_rules(&self) -> Result<()> {
-        let (networks, endpoints) = self
-            .with(|connection| Ok((table::networks(connection)?, table::endpoints(connection)?)))?;
+        let (networks, endpoints) = self.rows()?;
         rules::apply(&self.rules_table(), &networks, &endpoints)
+    }
+
+    fn rows(&self) -> Result<(Vec<NetworkRow>, Vec<EndpointRow>)> {
+        self.with(|connection| {
+            let networks = table::networks(connection)?;
+            Ok((networks, table::endpoints(connection)?))
+        })
     }
 
     /// The name of this root's table.
@@ -287,6 +325,13 @@ fn refuse_collisions(
     Ok(())
 }
 
+/// Whether containers of a network ask a resolver of ours: for each other's names, and where the
+/// host's servers can be reached by the host alone.
+fn has_resolver(network: &NetworkRow) -> bool {
+    network.name != DEFAULT_NETWORK
+        || (HostResolver::read().servers.is_empty() && !HostResolver::of_host().servers.is_empty())
+}
+
 /// `hosts` and `resolv.conf`.
 fn files(entry: &Entry, network: &NetworkRow, endpoint: &EndpointRow) -> (String, String) {
     let networking = &entry.config.networking;
@@ -300,7 +345,9 @@ fn files(entry: &Entry, network: &NetworkRow, endpoint: &EndpointRow) -> (String
     .collect();
     let gateway = seen.gateway.map(IpAddr::V4);
     let host = HostResolver::read();
-    let servers = if networking.dns.is_empty() {
+    let servers = if has_resolver(network) {
+        gateway.into_iter().collect()
+    } else if networking.dns.is_empty() {
         host.servers.clone()
     } else {
         networking.dns.clone()

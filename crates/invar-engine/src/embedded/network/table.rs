@@ -58,7 +58,12 @@ pub(super) struct EndpointRow {
 
 impl NetworkRow {
     pub(super) fn gateway6(&self) -> Option<Ipv6Addr> {
-        self.subnet6.map(|first| at6(first, 1))
+        self.address6(1)
+    }
+
+    /// The version 6 address that goes with a version 4 one so far from the beginning.
+    pub(super) fn address6(&self, offset: u32) -> Option<Ipv6Addr> {
+        self.subnet6.map(|first| at6(first, offset))
     }
 
     /// What others see of a place in it.
@@ -159,7 +164,6 @@ pub(super) fn delete_network(connection: &Connection, id: &str) -> Result<()> {
     Ok(())
 }
 
-#[allow(dead_code, reason = "the resolver follows")]
 pub(super) fn set_resolver_port(connection: &Connection, id: &str, port: u16) -> Result<()> {
     let sql = "UPDATE networks SET resolver_port = ?2 WHERE id = ?1";
     connection.execute(sql, (id, port))?;

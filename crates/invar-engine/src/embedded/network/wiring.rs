@@ -65,6 +65,9 @@ impl Wiring {
             peer_mac: self.mac,
             peer_pid: std::process::id(),
         })?;
+        if let Some(port) = host.link(&self.cable)? {
+            host.allow_hairpin(port)?;
+        }
         let inside = Routing::open()?;
         let link = inside
             .link(INSIDE)?
