@@ -74,5 +74,6 @@ impl Drop for Invar {
         for id in String::from_utf8_lossy(&listing.stdout).lines() {
             drop(self.output(&["rm", "--force", &format!("embedded:{id}")]));
         }
+        drop(self.output(&["network", "prune"]));
     }
 }

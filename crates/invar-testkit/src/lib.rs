@@ -4,6 +4,7 @@
 //! - [`docker`]: a private Docker Engine in a temporary directory.
 //! - [`podman`]: a Podman with storage of its own.
 //! - [`invar`]: the binary under test with a state root of its own, emptied at the end.
+//! - [`machine`]: network namespaces as machines of their own.
 //!
 //! A missing tool panics with what to install: a test never passes because it could not run.
 #![forbid(unsafe_code)]
@@ -15,6 +16,7 @@
 
 pub mod docker;
 pub mod invar;
+pub mod machine;
 mod patience;
 pub mod podman;
 pub mod rootfs;
