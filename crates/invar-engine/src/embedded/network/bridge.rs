@@ -31,6 +31,8 @@ pub(super) fn ensure(network: &NetworkRow) -> Result<()> {
             // Before the address, which a link with version 6 off refuses.
             set(&setting6(&network.bridge, "disable_ipv6"), "0")?;
             set(&setting6(&network.bridge, "accept_ra"), "0")?;
+            // Until its own address is known to be unique, a link asks for nobody else's.
+            set(&setting6(&network.bridge, "accept_dad"), "0")?;
             routing.add_address(index, IpAddr::V6(gateway6), PREFIX6)?;
         }
         Ok(())
