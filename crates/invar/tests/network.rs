@@ -238,6 +238,37 @@ fn datagrams_reach_a_published_port_from_everywhere() {
     );
 }
 
+#[test]
+fn a_sender_of_datagrams_that_never_stops_follows_the_container() {
+    let invar = alone();
+    let neighbour = Neighbour::connect();
+    let client = neighbour.inside(|| UdpSocket::bind("0.0.0.0:5555").unwrap());
+    client.connect((HERE, 9999)).unwrap();
+    client
+        .set_read_timeout(Some(Duration::from_millis(50)))
+        .unwrap();
+    let is_answered = || {
+        // The host refuses it (ICMP) as long as nobody is there.
+        client.send(b"ping").ok();
+        client.recv(&mut [0; 64]).is_ok()
+    };
+    for _ in 0..3 {
+        assert!(!is_answered());
+    }
+    let run = ["run", "-d", "--network", "bridge", "-p", "9999:99/udp"];
+    let id = invar.run(&[&run[..], &["busybox", "sleep", "1000"]].concat());
+    let mut addresses = BTreeSet::new();
+    for _ in 0..2 {
+        answer_datagrams(pid(&invar, &id), 99);
+        eventually("the container answers", || is_answered().then_some(()));
+        addresses.insert(address(&invar, &id));
+        invar.run(&["stop", "-t", "0", &id]);
+        assert!(!is_answered());
+        invar.run(&["start", &id]);
+    }
+    assert_eq!(addresses.len(), 2, "each time it has another address");
+}
+
 /// Sends every datagram back that comes to a port of a container; busybox has no such server.
 fn answer_datagrams(container: i32, port: u16) {
     let namespace = network::namespace_of(u32::try_from(container).unwrap()).unwrap();

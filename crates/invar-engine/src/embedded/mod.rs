@@ -44,7 +44,11 @@ use rustix::process::WaitStatus;
 use self::cgroup::Group;
 use self::layout::{Directory, Layout};
 use self::network::Networks;
-pub use self::network::{DEFAULT_NETWORK, NetworkInfo, NetworkOptions, has_bridges};
+#[cfg(fuzzing)]
+pub use self::network::fuzzing;
+pub use self::network::{
+    DEFAULT_NETWORK, ForeignChain, NetworkFacts, NetworkInfo, NetworkOptions, has_bridges,
+};
 use self::registry::{Entry, Registry};
 use self::status::{Record, Status};
 use crate::config::{ContainerConfig, MountKind, Network};
@@ -109,6 +113,11 @@ impl EmbeddedEngine {
     /// Every network that was made, and the default one once a container was in it.
     pub fn networks(&self) -> Result<Vec<NetworkInfo>> {
         self.networks.list()
+    }
+
+    /// What networks need of this host, and what may stand in their way.
+    pub fn network_facts(&self) -> Result<NetworkFacts> {
+        self.networks.facts()
     }
 
     /// Removes a network that no running container is in; its name.

@@ -1,6 +1,6 @@
 //! `--network`, `--publish` and what else connects a container, by Docker's rules.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, bail};
 use invar_engine::embedded::DEFAULT_NETWORK;
@@ -196,16 +196,17 @@ fn range(text: &str) -> anyhow::Result<std::ops::RangeInclusive<u16>> {
 }
 
 fn host_address(text: &str) -> anyhow::Result<IpAddr> {
-    let inner = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    match inner {
+    match without_brackets(text) {
         Some(inner) => inner.parse::<Ipv6Addr>().map(IpAddr::V6),
-        None => text.parse(),
+        None => text.parse::<Ipv4Addr>().map(IpAddr::V4),
     }
     .with_context(|| {
         format!("{text:?} is not an address of this host (version 6 goes in brackets)")
     })
+}
+
+fn without_brackets(text: &str) -> Option<&str> {
+    text.strip_prefix('[')?.strip_suffix(']')
 }
 
 fn host_entry(text: &str) -> anyhow::Result<HostEntry> {
@@ -217,7 +218,156 @@ fn host_entry(text: &str) -> anyhow::Result<HostEntry> {
         name: super::host_name(name)?,
         address: match address {
             "host-gateway" => None,
-            text => Some(host_address(text)?),
+            text => {
+                let address = without_brackets(text).unwrap_or(text).parse();
+                Some(address.with_context(|| format!("{text:?} is not an address"))?)
+            }
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `invar port` and people write it: `address host>container/protocol`.
+    fn shown(port: &PublishedPort) -> String {
+        let address = port.address.map_or("*".to_owned(), |a| a.to_string());
+        let protocol = port.protocol.as_str();
+        format!("{address} {}>{}/{protocol}", port.host, port.container)
+    }
+
+    #[test]
+    fn ports_are_read_as_docker_reads_them() {
+        let table: &[(&str, &[&str])] = &[
+            ("80", &["* 0>80/tcp"]),
+            ("8080:80", &["* 8080>80/tcp"]),
+            ("53:53/udp", &["* 53>53/udp"]),
+            ("127.0.0.1:8080:80", &["127.0.0.1 8080>80/tcp"]),
+            ("127.0.0.1::80", &["127.0.0.1 0>80/tcp"]),
+            ("[::1]:8080:80/tcp", &["::1 8080>80/tcp"]),
+            ("0.0.0.0:80:80", &["0.0.0.0 80>80/tcp"]),
+            (
+                "8000-8002:80-82",
+                &["* 8000>80/tcp", "* 8001>81/tcp", "* 8002>82/tcp"],
+            ),
+            ("80-81", &["* 0>80/tcp", "* 0>81/tcp"]),
+        ];
+        for (text, expected) in table {
+            let read: Vec<String> = published(text).unwrap().iter().map(shown).collect();
+            assert_eq!(read, *expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_port_is_refused_by_name() {
+        let table = [
+            ("", "is not a port"),
+            ("0", "is not a port"),
+            ("65536", "is not a port"),
+            ("http", "is not a port"),
+            ("80/sctp", "is not tcp or udp"),
+            ("8000-8001:80", "same number of ports"),
+            ("82-80", "ends before it begins"),
+            ("1-65535", "at most 512"),
+            ("localhost:80:80", "is not an address"),
+            ("::1:80:80", "version 6 goes in brackets"),
+            ("1.2.3:80:80", "is not an address"),
+            ("-80", "is not a port"),
+            ("80:", "is not a port"),
+        ];
+        for (text, expected) in table {
+            let error = format!("{:#}", published(text).unwrap_err());
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn networks_are_named_as_docker_names_them() {
+        let named = |name: &str| Ok(Network::Named(name.to_owned()));
+        assert_eq!(network("bridge"), named("bridge"));
+        assert_eq!(network("default"), named("bridge"));
+        assert_eq!(network("front"), named("front"));
+        assert_eq!(network("none"), Ok(Network::None));
+        assert_eq!(network("host"), Ok(Network::Host));
+        let other = Network::Container("web".to_owned());
+        assert_eq!(network("container:web"), Ok(other));
+        for wrong in ["", "a b", "container:", "a/b", "../x"] {
+            assert!(network(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn lines_for_the_hosts_file_are_read_in_both_forms() {
+        for (text, name, address) in [
+            ("db:192.0.2.7", "db", Some("192.0.2.7")),
+            ("db=192.0.2.7", "db", Some("192.0.2.7")),
+            ("db:::1", "db", Some("::1")),
+            ("db:[::1]", "db", Some("::1")),
+            (
+                "host.docker.internal:host-gateway",
+                "host.docker.internal",
+                None,
+            ),
+        ] {
+            let entry = host_entry(text).unwrap();
+            assert_eq!(entry.name, name, "{text}");
+            assert_eq!(entry.address, address.map(|a| a.parse().unwrap()), "{text}");
+        }
+        for wrong in [
+            "db",
+            "db:",
+            ":192.0.2.7",
+            "a b:192.0.2.7",
+            "db:x\n192.0.2.1 evil",
+        ] {
+            assert!(host_entry(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn flags_that_need_a_network_of_their_own_are_refused_without_one() {
+        let image = Config::default();
+        let refused = |options: &Options, network: &Network| {
+            resolve(options, &image, network).unwrap_err().to_string()
+        };
+        let options = Options {
+            publish: vec!["80".to_owned()],
+            ..Options::default()
+        };
+        for network in [Network::None, Network::Container("web".to_owned())] {
+            assert!(refused(&options, &network).contains("published only"));
+        }
+        let on_host = resolve(&options, &image, &Network::Host).unwrap();
+        assert_eq!(on_host.ports, [], "all of them are there already");
+        let options = Options {
+            network_alias: vec!["www".to_owned()],
+            ..Options::default()
+        };
+        let default = Network::Named(DEFAULT_NETWORK.to_owned());
+        assert!(refused(&options, &default).contains("names are looked up"));
+        let options = Options {
+            ip: "10.0.0.2".parse().ok(),
+            ..Options::default()
+        };
+        assert!(refused(&options, &Network::Host).contains("--ip"));
+    }
+
+    #[test]
+    fn every_exposed_port_is_published_once() {
+        let image: Config = serde_json::from_value(
+            serde_json::json!({ "ExposedPorts": { "80/tcp": {}, "53/udp": {} } }),
+        )
+        .unwrap();
+        let options = Options {
+            publish_all: true,
+            publish: vec!["8080:80".to_owned()],
+            expose: vec!["90-91".to_owned()],
+            ..Options::default()
+        };
+        let ports = ports(&options, &image).unwrap();
+        let shown: Vec<String> = ports.iter().map(shown).collect();
+        let expected = ["* 0>53/udp", "* 8080>80/tcp", "* 0>90/tcp", "* 0>91/tcp"];
+        assert_eq!(shown, expected);
+    }
 }

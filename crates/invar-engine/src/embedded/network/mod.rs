@@ -17,6 +17,9 @@
 //! Each state root has a table of its own, `invar` for the usual one, and never touches another.
 
 mod bridge;
+mod facts;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod manage;
 mod names;
 mod ports;
@@ -38,6 +41,7 @@ use rusqlite::Connection;
 use rustix::fs::FlockOperation;
 use sha2::{Digest as _, Sha256};
 
+pub use self::facts::{ForeignChain, NetworkFacts};
 pub use self::manage::{NetworkInfo, NetworkOptions};
 use self::names::HostResolver;
 use self::table::{EndpointRow, NetworkRow};
@@ -46,7 +50,7 @@ use super::layout::{self, Layout};
 use super::registry::Entry;
 use super::runtime::spec;
 use super::status::Status;
-use crate::config::{Network, Networking};
+use crate::config::{Network, Networking, Protocol};
 use crate::container::{ContainerId, Endpoint, hex};
 use crate::error::{EngineError, Result};
 
@@ -148,30 +152,34 @@ impl Networks {
         }
         self.apply_rules()?;
         drop(lock);
+        forget_flows(network, endpoint);
         Ok(files(entry, network, endpoint))
     }
 
     /// Takes a container's place back. What the kernel kept for it goes by itself.
     pub(super) fn release(&self, id: &ContainerId) -> Result<()> {
-        let had = self.with(|connection| table::delete_endpoint(connection, id))?;
-        if !had {
-            return Ok(());
-        }
-        let _lock = lock()?;
-        self.apply_rules()
+        let (network, endpoint) = {
+            let Some(place) = self.with(|connection| {
+                let place = place_of(connection, id)?;
+                table::delete_endpoint(connection, id)?;
+                Ok(place)
+            })?
+            else {
+                return Ok(());
+            };
+            place
+        };
+        let lock = lock()?;
+        self.apply_rules()?;
+        drop(lock);
+        forget_flows(&network, &endpoint);
+        Ok(())
     }
 
     /// The files of a running container, for another in its namespace.
     pub(super) fn files_of(&self, entry: &Entry) -> Result<(String, String)> {
         let networking = &entry.config.networking;
-        let place = self.with(|connection| {
-            let networks = table::networks(connection)?;
-            let row = table::endpoint_of(connection, &entry.id)?;
-            Ok(row.and_then(|row| {
-                let network = networks.into_iter().find(|other| other.id == row.network);
-                network.map(|network| (network, row))
-            }))
-        })?;
+        let place = self.with(|connection| place_of(connection, &entry.id))?;
         Ok(match (&entry.config.network, place) {
             (_, Some((network, endpoint))) => files(entry, &network, &endpoint),
             (Network::Host, None) => files_of_host(networking),
@@ -181,17 +189,9 @@ impl Networks {
 
     /// The place of a container, if its run has one.
     pub(super) fn endpoint_of(&self, id: &ContainerId) -> Result<Vec<Endpoint>> {
-        self.with(|connection| {
-            let Some(row) = table::endpoint_of(connection, id)? else {
-                return Ok(Vec::new());
-            };
-            let networks = table::networks(connection)?;
-            let network = networks.iter().find(|network| network.id == row.network);
-            Ok(network
-                .map(|network| network.endpoint(&row))
-                .into_iter()
-                .collect())
-        })
+        let place = self.with(|connection| place_of(connection, id))?;
+        let seen = place.map(|(network, row)| network.endpoint(&row));
+        Ok(seen.into_iter().collect())
     }
 
     /// The places of all containers.
@@ -302,6 +302,40 @@ impl Networks {
         let opened = invar_image::state::open(root, table::COMPONENT, table::MIGRATIONS)?;
         work(guard.insert(opened))
     }
+}
+
+/// A container's network and its place there.
+fn place_of(
+    connection: &Connection,
+    id: &ContainerId,
+) -> Result<Option<(NetworkRow, EndpointRow)>> {
+    let Some(row) = table::endpoint_of(connection, id)? else {
+        return Ok(None);
+    };
+    let networks = table::networks(connection)?;
+    let network = networks.into_iter().find(|other| other.id == row.network);
+    Ok(network.map(|network| (network, row)))
+}
+
+/// Lets senders of datagrams that were there before the container, or still are after it, find
+/// their way by the rules that hold from here on.
+fn forget_flows(network: &NetworkRow, endpoint: &EndpointRow) {
+    let ports = endpoint.ports.iter();
+    let ports: Vec<u16> = ports
+        .filter(|port| port.protocol == Protocol::Udp)
+        .map(|port| port.host)
+        .collect();
+    if ports.is_empty() {
+        return;
+    }
+    let seen = network.endpoint(endpoint);
+    let addresses = [
+        seen.address.map(|(address, _)| IpAddr::V4(address)),
+        seen.address6.map(|(address, _)| IpAddr::V6(address)),
+    ];
+    let addresses: Vec<IpAddr> = addresses.into_iter().flatten().collect();
+    // The kernel forgets them by itself, a minute or two after the last datagram.
+    invar_sys::network::forget_datagrams(&ports, &addresses).ok();
 }
 
 /// Two containers of which neither holds the other's port, for example because one of them is
