@@ -519,6 +519,62 @@ fn a_killed_shim_leaves_nothing_that_the_next_command_does_not_clean() {
 }
 
 #[test]
+fn a_killed_command_leaves_nothing_that_the_next_one_does_not_clean() {
+    let invar = alone();
+    for delay in 0..12 {
+        let name = format!("c{delay}");
+        let port = format!("{}:80", 9000 + delay);
+        let run = [
+            "run",
+            "-d",
+            "--name",
+            &name,
+            "--network",
+            "bridge",
+            "-p",
+            &port,
+        ];
+        let mut command = invar.command(&[&run[..], &["busybox", "sleep", "1000"]].concat());
+        let mut command = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+        // Not a wait for anything: each round is to be cut off somewhere else.
+        std::thread::sleep(Duration::from_millis(delay * 12));
+        command.kill().unwrap();
+        command.wait().unwrap();
+    }
+    // What had come far enough runs; of everything else nothing is left.
+    eventually("ports and addresses are those of what runs", || {
+        let all = invar.run(&["ps", "--format", "jsonl"]);
+        let running: BTreeSet<String> = all
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .map(|one| one["endpoints"][0]["ports"][0]["host"].to_string())
+            .collect();
+        let places: usize = networks(&invar)
+            .iter()
+            .map(|network| network["containers"].as_array().unwrap().len())
+            .sum();
+        let rules = rules();
+        let passed_on: BTreeSet<String> = (9000..9012)
+            .map(|port| port.to_string())
+            .filter(|port| rules.contains(&format!("tcp . {port} :")))
+            .collect();
+        (passed_on == running && places == running.len()).then_some(())
+    });
+}
+
+#[test]
+fn no_handle_of_the_host_s_network_passes_into_a_container() {
+    let invar = alone();
+    let flags = ["--network", "bridge", "-p", "8080:80", "-p", "9999:99/udp"];
+    let handles = shell(
+        &invar,
+        &flags,
+        "ls -l /proc/self/fd | grep -e socket -e net: ; true",
+    );
+    assert_eq!(handles, "");
+}
+
+#[test]
 fn a_network_comes_back_after_the_machine_was_started_anew() {
     let invar = alone();
     invar.run(&["network", "create", "front", "--ipv6"]);
