@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use fs_err as fs;
+use invar_engine::embedded::EmbeddedEngine;
 use invar_engine::{ContainerConfig, ContainerId, ContainerName, Engine, EngineError, Network};
 use invar_image::{Config, ImageStore};
 
@@ -62,6 +63,27 @@ fn tell_of_network(options: &Options, config: &ContainerConfig) {
     let publishes = options.publish_all || !options.publish.is_empty();
     if publishes && config.network == Network::Host {
         printer::note("--publish does nothing with --network host: its ports are the host's");
+    }
+}
+
+/// Names the chain of somebody's firewall that keeps published ports closed. Asking takes some
+/// milliseconds, so only who publishes is told.
+pub(crate) fn tell_of_firewall(engine: &EmbeddedEngine) {
+    // What cannot be asked is no reason not to start.
+    let Ok(facts) = engine.network_facts() else {
+        return;
+    };
+    if let Some(chain) = facts.others.iter().find(|chain| chain.is_in_the_way()) {
+        let place = format!("{} {} {}", chain.family, chain.table, chain.chain);
+        let place = printer::escape(place.as_bytes()).into_owned();
+        printer::note(format!(
+            "other machines and networks may not be reached, nor reach published ports: the \
+             chain {place} of this host's firewall drops what it does not know"
+        ));
+        printer::hint(&format!(
+            "let the bridges pass: nft insert rule {place} 'iifname \"invar*\" accept'; \
+             nft insert rule {place} 'oifname \"invar*\" accept'"
+        ));
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
+use std::process::Command;
 use std::time::Duration;
 
 use invar_sys::network;
@@ -139,6 +140,8 @@ fn the_default_network_has_addresses_and_a_way_out_but_no_names() {
     let seen = shell(&invar, &["--network", "bridge"], &script);
     client.join().unwrap();
     assert_eq!(seen, HERE, "leaves in the host's name");
+    let listens = fs_err::read_to_string("/proc/sys/net/ipv6/conf/cable0/accept_ra").unwrap();
+    assert_eq!(listens, "2\n", "the host still listens to its router");
     let fetched = shell(
         &invar,
         &["--network", "bridge"],
@@ -613,16 +616,36 @@ fn tables_of_others_are_never_touched() {
 }
 
 #[test]
-fn a_host_firewall_still_decides_about_published_ports() {
+fn a_host_firewall_still_decides_about_published_ports_and_is_named() {
     let invar = alone();
     let neighbour = Neighbour::connect();
     serve(&invar, "web", &["--network", "bridge", "-p", "8080:80"]);
-    assert!(neighbour.inside(|| get(&format!("{HERE}:8080"))).is_some());
+    let reached = || neighbour.inside(|| get(&format!("{HERE}:8080")));
+    assert!(reached().is_some());
     nft(
         &["add table inet firewall; add chain inet firewall forward \
            { type filter hook forward priority 10; policy drop; }"],
     );
-    assert_eq!(neighbour.inside(|| get(&format!("{HERE}:8080"))), None);
+    assert_eq!(reached(), None);
+    let create = [
+        "create",
+        "--network",
+        "bridge",
+        "-p",
+        "81:80",
+        "busybox",
+        "true",
+    ];
+    let (code, _, said) = outcome(&invar, &create);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("inet firewall forward"), "{said}");
+    let hint = said
+        .lines()
+        .find_map(|line| line.strip_prefix("hint: let the bridges pass: "));
+    invar_testkit::checked(Command::new("sh").args(["-c", hint.unwrap()]));
+    assert_eq!(reached().as_deref(), Some("web"));
+    let (code, _, said) = outcome(&invar, &create);
+    assert_eq!((code, said.as_str()), (Some(0), ""));
 }
 
 #[test]
@@ -796,8 +819,7 @@ fn networks_are_made_listed_and_removed_with_dockers_words() {
 fn a_host_without_nft_is_told_what_to_install() {
     let invar = alone();
     let hidden = |args: &[&str]| {
-        let mut command =
-            std::process::Command::new(invar_testkit::require("unshare", "util-linux"));
+        let mut command = Command::new(invar_testkit::require("unshare", "util-linux"));
         let nft = invar_testkit::require("nft", "nftables");
         let script = format!("mount --bind /dev/null {} && exec \"$@\"", nft.display());
         let line = invar.command(args);

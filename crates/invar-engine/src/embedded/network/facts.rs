@@ -15,6 +15,8 @@ use crate::error::Result;
 
 /// Bytes of a listing of chains.
 const MOST_TEXT: usize = 4 << 20;
+/// How the name of every bridge begins.
+const BRIDGES: &str = "invar";
 
 /// The state of this host as far as networks depend on it.
 #[derive(Debug, Clone, Serialize)]
@@ -54,6 +56,16 @@ pub struct ForeignChain {
     pub chain: String,
     /// Whether what no rule of it accepts is dropped.
     pub drops: bool,
+    /// Whether its table speaks of Invar's bridges, so that somebody has thought of them.
+    pub knows_bridges: bool,
+}
+
+impl ForeignChain {
+    /// Whether it keeps published ports and the way out of containers closed, as far as can be
+    /// told without following every rule.
+    pub fn is_in_the_way(&self) -> bool {
+        self.drops && !self.knows_bridges
+    }
 }
 
 impl Networks {
@@ -82,18 +94,24 @@ impl Networks {
 
 /// None when they cannot be listed, which the missing program says already.
 fn foreign_chains(own: &str) -> Vec<ForeignChain> {
-    let Some(program) = rules::program() else {
-        return Vec::new();
-    };
-    let output = Command::new(program)
-        .args(["--json", "list", "chains"])
+    let listing = ask(&["--json", "list", "chains"]).unwrap_or_default();
+    let mut chains = parse(&listing, own);
+    for chain in chains.iter_mut().filter(|chain| chain.drops) {
+        let rules = ask(&["list", "table", &chain.family, &chain.table]).unwrap_or_default();
+        chain.knows_bridges = String::from_utf8_lossy(&rules).contains(BRIDGES);
+    }
+    chains
+}
+
+/// What the program says to these arguments.
+fn ask(arguments: &[&str]) -> Option<Vec<u8>> {
+    let output = Command::new(rules::program()?)
+        .args(arguments)
         .env_clear()
         .stdin(Stdio::null())
-        .output();
-    match output {
-        Ok(output) if output.stdout.len() <= MOST_TEXT => parse(&output.stdout, own),
-        _ => Vec::new(),
-    }
+        .output()
+        .ok()?;
+    (output.stdout.len() <= MOST_TEXT).then_some(output.stdout)
 }
 
 fn parse(listing: &[u8], own: &str) -> Vec<ForeignChain> {
@@ -109,6 +127,7 @@ fn parse(listing: &[u8], own: &str) -> Vec<ForeignChain> {
                 table: text("table"),
                 chain: text("name"),
                 drops: chain["policy"] == "drop",
+                knows_bridges: false,
             }
         })
         .filter(|chain| chain.family != "inet" || chain.table != own)
@@ -136,7 +155,9 @@ mod tests {
             table: "filter".to_owned(),
             chain: "FORWARD".to_owned(),
             drops: true,
+            knows_bridges: false,
         };
+        assert!(chain.is_in_the_way());
         assert_eq!(parse(listing, "invar"), [chain]);
         assert!(parse(b"not json", "invar").is_empty());
     }

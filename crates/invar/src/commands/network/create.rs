@@ -6,7 +6,7 @@ use anyhow::bail;
 use invar_engine::embedded::{EmbeddedEngine, NetworkOptions};
 
 use crate::cli::Cli;
-use crate::printer;
+use crate::{creating, printer};
 
 /// Make a network and print its id
 #[derive(Debug, clap::Args)]
@@ -55,7 +55,11 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         let (name, value) = label.split_once('=').unwrap_or((label, ""));
         options.labels.insert(name.to_owned(), value.to_owned());
     }
-    let id = EmbeddedEngine::open(cli.root())?.create_network(&args.name, &options)?;
+    let engine = EmbeddedEngine::open(cli.root())?;
+    let id = engine.create_network(&args.name, &options)?;
     printer::line(id)?;
+    if !args.internal {
+        creating::tell_of_firewall(&engine);
+    }
     Ok(ExitCode::SUCCESS)
 }
