@@ -312,34 +312,84 @@ fn a_published_address_is_kept() {
     let chosen = invar.run(&["port", "any", "80"]);
     let port = chosen.lines().next().unwrap().rsplit(':').next().unwrap();
     assert_eq!(get(&format!("127.0.0.1:{port}")).as_deref(), Some("any"));
-    // Around the published port: straight to the container, and to the loopback of the host.
+    // Around the published port, straight to the container.
     let inside = address(&invar, "local");
     let reached = neighbour.inside(|| {
         ip(&["route", "add", "10.0.0.0/8", "via", HERE]);
         get(&format!("{inside}:80"))
     });
     assert_eq!(reached, None, "a neighbour reached an unpublished port");
-    let attacker = [
-        "--network",
-        "bridge",
-        "--cap-add",
-        "NET_ADMIN",
-        "--cap-add",
-        "NET_RAW",
-    ];
-    let gateway = inspect(&invar, "any")["NetworkSettings"]["Gateway"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let script = format!(
-        "ip addr del 127.0.0.1/8 dev lo; ip route add 127.0.0.0/8 via {gateway}; {}",
-        fetch("127.0.0.1").replace(" 80 ", " 8080 ")
+}
+
+#[test]
+fn a_container_can_neither_reach_the_host_s_loopback_nor_send_in_another_s_name() {
+    let invar = alone();
+    serve(&invar, "web", &["--network", "bridge"]);
+    let gateway = inspect(&invar, "web")["NetworkSettings"]["Gateway"].take();
+    let gateway = gateway.as_str().unwrap();
+    let secret = UdpSocket::bind("127.0.0.1:7777").unwrap();
+    let open = UdpSocket::bind((gateway, 8888)).unwrap();
+    for socket in [&secret, &open] {
+        socket
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
+    }
+    // With every right in its network namespace, as after an escape from everything else.
+    let attack = |setup: &[&[&str]], from: &str, to: (&str, u16)| {
+        let process = u32::try_from(pid(&invar, "web")).unwrap();
+        let namespace = network::namespace_of(process).unwrap();
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                network::enter(namespace.as_fd()).unwrap();
+                fs_err::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap();
+                for command in setup {
+                    ip(command);
+                }
+                let socket = UdpSocket::bind((from, 0)).unwrap();
+                socket.send_to(b"here", to).unwrap();
+            });
+            inside.join().unwrap();
+        });
+    };
+    let own = address(&invar, "web").to_string();
+    attack(&[], &own, (gateway, 8888));
+    assert!(open.recv(&mut [0; 64]).is_ok(), "the host is there");
+    attack(
+        &[
+            &[
+                "rule",
+                "add",
+                "pref",
+                "10",
+                "to",
+                "127.0.0.0/8",
+                "lookup",
+                "100",
+            ],
+            &["rule", "add", "pref", "20", "lookup", "local"],
+            &["rule", "del", "pref", "0"],
+            &[
+                "route",
+                "add",
+                "127.0.0.0/8",
+                "via",
+                gateway,
+                "dev",
+                "eth0",
+                "table",
+                "100",
+            ],
+        ],
+        &own,
+        ("127.0.0.1", 7777),
     );
-    assert_eq!(
-        shell(&invar, &attacker, &script),
-        "",
-        "a container reached the host's loopback"
+    assert!(
+        secret.recv(&mut [0; 64]).is_err(),
+        "the loopback is reached"
     );
+    let alias = ["address", "add", "198.51.100.7/32", "dev", "eth0"];
+    attack(&[&alias], "198.51.100.7", (gateway, 8888));
+    assert!(open.recv(&mut [0; 64]).is_err(), "another's name is taken");
 }
 
 #[test]
