@@ -528,6 +528,24 @@ fn networks_are_kept_apart_and_an_internal_one_is_closed() {
     }
     drop(server);
     assert_eq!(shell(&invar, &["--network", "back"], &fetch("db")), "db");
+    let host = TcpListener::bind("0.0.0.0:80").unwrap();
+    // Each is closed as soon as it is accepted; the thread ends with the test.
+    std::thread::spawn(move || host.incoming().for_each(drop));
+    let connects = |network: &str| {
+        let gateway = networks(&invar)
+            .into_iter()
+            .find(|other| other["name"] == network)
+            .unwrap();
+        let gateway = gateway["gateway"].as_str().unwrap().to_owned();
+        let script = format!("nc -w 1 {gateway} 80 </dev/null >/dev/null 2>&1; echo $?");
+        shell(&invar, &["--network", network], &script)
+    };
+    assert_eq!(connects("front"), "0", "the host is there");
+    assert_eq!(
+        connects("back"),
+        "1",
+        "an internal network reached the host"
+    );
     let outside = "nslookup example.org | grep -c NXDOMAIN";
     assert_ne!(
         shell(&invar, &["--network", "back"], &format!("{outside}; true")),

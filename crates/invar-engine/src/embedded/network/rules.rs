@@ -122,6 +122,11 @@ fn render(networks: &[NetworkRow], endpoints: &[EndpointRow]) -> String {
         vec!["jump published".to_owned()],
     );
     chain(
+        "to_host",
+        "filter hook input priority filter",
+        to_host(networks),
+    );
+    chain(
         "forward",
         "filter hook forward priority filter",
         forward(networks),
@@ -204,6 +209,26 @@ fn forward(networks: &[NetworkRow]) -> Vec<String> {
         ));
         rules.push(format!("oifname {{ {all} }} ct status dnat accept"));
         rules.push(format!("oifname {{ {all} }} drop"));
+    }
+    rules
+}
+
+/// What an internal network asks of the host itself: names, and nothing else.
+fn to_host(networks: &[NetworkRow]) -> Vec<String> {
+    let mut rules = Vec::new();
+    for network in networks.iter().filter(|network| network.internal) {
+        let (bridge, gateway) = (&network.bridge, network.subnet.gateway());
+        rules.push(format!(
+            "iifname {bridge:?} ct state established,related accept"
+        ));
+        rules.push(format!("iifname {bridge:?} meta l4proto ipv6-icmp accept"));
+        if let Some(port) = network.resolver_port {
+            rules.push(format!(
+                "iifname {bridge:?} ip daddr {gateway} meta l4proto {{ tcp, udp }} \
+                 th dport {port} accept"
+            ));
+        }
+        rules.push(format!("iifname {bridge:?} drop"));
     }
     rules
 }
