@@ -8,6 +8,7 @@
 pub mod copy;
 pub mod handle;
 pub mod lock;
+pub mod memory;
 pub mod mount;
 pub mod network;
 pub mod process;

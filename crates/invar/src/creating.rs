@@ -7,10 +7,12 @@ use anyhow::Context as _;
 use fs_err as fs;
 use invar_engine::embedded::EmbeddedEngine;
 use invar_engine::{ContainerConfig, ContainerId, ContainerName, Engine, EngineError, Network};
-use invar_image::{Config, ImageStore};
+use invar_image::{Config, Image, ImageError, ImageStore, Reference};
 
-use crate::container_config::{self, Host, ImageSettings, Options};
+use crate::commands::pull::pull;
+use crate::container_config::{self, Host, ImageSettings, Options, PullPolicy};
 use crate::exit::Advise as _;
+use crate::registries::{RegistryFlags, Show};
 use crate::{names, printer};
 
 /// Random names to try before one with digits, which is as good as unique.
@@ -40,7 +42,7 @@ pub(crate) fn configure(
     options: &Options,
 ) -> anyhow::Result<ContainerConfig> {
     let (image, command) = program.split();
-    let found = images.resolve(image)?;
+    let found = find(images, image, options.pull)?;
     let none = Config::default();
     let settings = ImageSettings {
         id: found.id.as_str(),
@@ -84,6 +86,19 @@ pub(crate) fn tell_of_firewall(engine: &EmbeddedEngine) {
             "let the bridges pass: nft insert rule {place} 'iifname \"invar*\" accept'; \
              nft insert rule {place} 'oifname \"invar*\" accept'"
         ));
+    }
+}
+
+/// The image, from its registry when that is asked for or needed.
+fn find(images: &ImageStore, name: &str, policy: PullPolicy) -> anyhow::Result<Image> {
+    let here = images.resolve(name);
+    match (policy, here) {
+        (PullPolicy::Always, _) | (PullPolicy::Missing, Err(ImageError::NotFound { .. })) => {
+            let reference = Reference::parse(name)?;
+            let flags = RegistryFlags::default();
+            Ok(pull(images, &reference, None, &flags, Show::Progress)?.image)
+        }
+        (_, here) => Ok(here?),
     }
 }
 

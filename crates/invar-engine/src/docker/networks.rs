@@ -8,7 +8,7 @@ use bollard::models::{ContainerInspectResponse, EndpointSettings, HostConfig, Po
 use crate::config::{Networking, Protocol, PublishedPort};
 use crate::container::Endpoint;
 
-type Ports = HashMap<String, Option<Vec<PortBinding>>>;
+pub(super) type Ports = HashMap<String, Option<Vec<PortBinding>>>;
 
 /// What was asked for when the container was made.
 pub(super) fn asked(host: &HostConfig) -> Networking {
@@ -39,6 +39,35 @@ pub(super) fn endpoints(answer: &ContainerInspectResponse) -> Vec<Endpoint> {
         first.ports = ports(settings.ports.as_ref());
     }
     endpoints
+}
+
+/// Published ports as the daemon is asked for them.
+pub(super) fn bindings(networking: &Networking) -> Ports {
+    let mut bindings = Ports::new();
+    for port in &networking.ports {
+        let inside = format!("{}/{}", port.container, port.protocol.as_str());
+        let binding = PortBinding {
+            host_ip: port.address.map(|address| address.to_string()),
+            host_port: (port.host != 0).then(|| port.host.to_string()),
+        };
+        bindings
+            .entry(inside)
+            .or_default()
+            .get_or_insert_default()
+            .push(binding);
+    }
+    bindings
+}
+
+/// Lines for `/etc/hosts` as the daemon is asked for them.
+pub(super) fn extra_hosts(networking: &Networking) -> Vec<String> {
+    let hosts = networking.hosts.iter();
+    hosts
+        .map(|entry| match entry.address {
+            Some(address) => format!("{}:{address}", entry.name),
+            None => format!("{}:host-gateway", entry.name),
+        })
+        .collect()
 }
 
 fn endpoint(name: &str, settings: &EndpointSettings) -> Endpoint {
@@ -130,5 +159,11 @@ mod tests {
                 port(80, Protocol::Tcp, Some(loopback), 8080),
             ]
         );
+        let networking = Networking {
+            ports: ports(Some(&bindings)),
+            ..Networking::default()
+        };
+        let asked = super::bindings(&networking);
+        assert_eq!(ports(Some(&asked)), networking.ports, "as they are told");
     }
 }

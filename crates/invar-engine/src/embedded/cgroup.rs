@@ -32,6 +32,31 @@ pub(super) fn is_unified() -> bool {
     Path::new(MOUNT).join("cgroup.controllers").exists()
 }
 
+/// Begins in the background what the kernel waits for before a process changes its group: an RCU
+/// grace period, 5 to 12 ms (`cgroup_threadgroup_rwsem`). The runtime, a moment later, then does
+/// not wait. It is enough to move this process to where it already is.
+pub(super) fn expect_move() {
+    std::thread::spawn(|| {
+        let Some(group) = own_group() else {
+            return;
+        };
+        // Nothing depends on it.
+        fs::write(group.join("cgroup.procs"), std::process::id().to_string()).ok();
+    });
+}
+
+fn own_group() -> Option<PathBuf> {
+    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+    // The unified hierarchy has no name.
+    let hierarchy = if is_unified() { "" } else { "freezer" };
+    text.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let is_ours = parts.next()? == hierarchy;
+        let path = parts.next()?.trim_start_matches('/');
+        is_ours.then(|| Path::new(MOUNT).join(hierarchy).join(path))
+    })
+}
+
 /// The groups of one container.
 #[derive(Debug)]
 pub(super) struct Group {

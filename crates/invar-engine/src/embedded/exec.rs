@@ -1,7 +1,6 @@
 //! One more program in a running container, by a helper: this program executed again, single-
 //! threaded, with the caller's own standard streams, so that nothing is copied on the way.
 
-use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -18,6 +17,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 use serde::{Deserialize, Serialize};
 
+use super::channel;
 use super::layout::Directory;
 use super::registry::Entry;
 use super::runtime::program::{Failure, Program};
@@ -59,7 +59,7 @@ impl EmbeddedEngine {
             action: "start the helper for the program",
             reason: std::io::Error::to_string(&source),
         };
-        let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let theirs = OwnedFd::from(theirs);
         let file = read_only_self().map_err(failed)?;
         inherit(theirs.as_fd()).map_err(failed)?;
@@ -68,20 +68,26 @@ impl EmbeddedEngine {
         } else {
             Stdio::null()
         };
+        let output = || {
+            if exec.quiet {
+                Stdio::null()
+            } else {
+                Stdio::inherit()
+            }
+        };
         let mut helper = command(file.as_fd())
+            .stdout(output())
+            .stderr(output())
             .args(["exec-helper", &super::runtime::program::number(&theirs)])
             .env_clear()
             .stdin(stdin)
             .spawn()
             .map_err(failed)?;
         drop(theirs);
-        let mut text = serde_json::to_vec(&request).expect("plain data");
-        text.push(b'\n');
-        ours.write_all(&text).map_err(failed)?;
-        let mut answer = String::new();
-        ours.read_to_string(&mut answer).map_err(failed)?;
+        channel::send(&ours, &request).map_err(failed)?;
+        let answer = channel::receive(&ours);
         helper.wait().map_err(failed)?;
-        match serde_json::from_str(&answer) {
+        match answer {
             Ok(Answer::Ended(code)) => Ok(code),
             Ok(Answer::Failed(failure)) => Err(failure.into()),
             Err(_killed) => Err(failed(std::io::Error::other("it was killed"))),
@@ -128,13 +134,12 @@ pub(super) fn main(args: &[String]) -> ExitCode {
     let Some(Ok(control)) = args.first().map(|number| inherited(number)) else {
         return ExitCode::FAILURE;
     };
-    let mut control = UnixStream::from(control);
-    let Some(request) = super::shim::read_line(&control) else {
+    let control = UnixStream::from(control);
+    let Ok(request) = channel::receive(&control) else {
         return ExitCode::FAILURE;
     };
     let answer = run(&request).map_or_else(Answer::Failed, Answer::Ended);
-    let text = serde_json::to_vec(&answer).expect("plain data");
-    match control.write_all(&text) {
+    match channel::send(&control, &answer) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_nobody_listens) => ExitCode::FAILURE,
     }

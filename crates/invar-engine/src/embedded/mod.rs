@@ -12,6 +12,7 @@
 //! are finished or undone by the next command that looks.
 
 mod cgroup;
+mod channel;
 mod exec;
 mod init;
 mod layout;
@@ -91,10 +92,11 @@ impl EmbeddedEngine {
         let root =
             std::path::absolute(root).map_err(|source| EngineError::io("find", root, source))?;
         let layout = Layout::new(&root);
+        let images = ImageStore::open(&root)?;
         Ok(Self {
-            images: ImageStore::open(&root)?,
-            registry: Registry::open(&layout)?,
-            networks: Networks::new(&layout),
+            registry: Registry::open(images.database())?,
+            networks: Networks::open(&layout, images.database())?,
+            images,
             started: Mutex::default(),
             layout,
         })
@@ -259,6 +261,8 @@ impl Engine for EmbeddedEngine {
         if let Network::Named(network) = &config.network {
             self.networks.require(network)?;
         }
+        // Most that are created are started at once.
+        cgroup::expect_move();
         // What cannot be removed must not keep new containers from being made.
         self.sweep().ok();
         let entry = Entry {
@@ -391,8 +395,11 @@ impl Engine for EmbeddedEngine {
     }
 
     fn processes(&self, id: &ContainerId) -> Result<Vec<u32>> {
-        self.up(id)?;
-        Group::of(id).processes()
+        let (_, container) = self.up(id)?;
+        let mut pids = Group::of(id).processes()?;
+        // The kernel lists by number, and the numbers of later processes may be lower.
+        pids.sort_by_key(|pid| Some(*pid) != container.init_pid);
+        Ok(pids)
     }
 
     fn exec(&self, id: &ContainerId, exec: &ExecConfig) -> Result<u8> {

@@ -1,7 +1,6 @@
 //! Starting a container: everything that can fail for the user's reasons happens here, in the
 //! command; then a shim takes over.
 
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process;
@@ -19,8 +18,8 @@ use super::registry::Entry;
 use super::runtime::{program, spec};
 use super::shim::{Answer, Request};
 use super::status::{Record, Status};
-use super::{EmbeddedEngine, cgroup, root, users, volumes};
-use crate::config::ContainerConfig;
+use super::{EmbeddedEngine, cgroup, channel, root, users, volumes};
+use crate::config::{ContainerConfig, Network};
 use crate::container::{ContainerId, State};
 use crate::engine::Stdio;
 use crate::error::{EngineError, Result};
@@ -31,11 +30,26 @@ const PATIENCE: Duration = Duration::from_secs(10);
 impl EmbeddedEngine {
     /// Starts the container; returns once its program was executed.
     pub(super) fn start_entry(&self, entry: &Entry, stdio: Stdio) -> Result<()> {
+        let started = self.start_claimed(entry, stdio);
+        if matches!(
+            (&started, &entry.config.network),
+            (Err(_), Network::Named(_))
+        ) {
+            // Not when it runs already: its place is that of the run.
+            self.networks.release_if_dead(&entry.id).ok();
+        }
+        started
+    }
+
+    fn start_claimed(&self, entry: &Entry, stdio: Stdio) -> Result<()> {
         let directory = self.layout.container(&entry.id);
         let mut status = claim(self, entry, &directory)?;
         status.append(&Record::Starting)?;
         super::clear_run(&entry.id, &directory)?;
-        let root = self.prepare(entry, &directory)?;
+        let failed = |source: std::io::Error| EngineError::Runtime {
+            action: "start the container's shim",
+            reason: source.to_string(),
+        };
         let placed = self.place(entry)?;
         let request = Request {
             id: entry.id.clone(),
@@ -51,16 +65,17 @@ impl EmbeddedEngine {
             init: entry.config.init,
             auto_remove: entry.config.auto_remove,
         };
-        let failed = |source: std::io::Error| EngineError::Runtime {
-            action: "start the container's shim",
-            reason: source.to_string(),
-        };
-        let control = spawn(&root, &status, placed.handles, stdio).map_err(failed)?;
-        drop((root, status));
-        match converse(control, &request).map_err(failed)? {
-            Some(Answer::Started) => Ok(()),
-            Some(Answer::Failed(failure)) => Err(failure.into()),
-            None => Err(failed(std::io::Error::other(
+        // It gets ready while the root is mounted, and ends by itself when that fails.
+        let control = spawn(&status, placed.handles, stdio).map_err(failed)?;
+        drop(status);
+        channel::send(&control, &request).map_err(failed)?;
+        let root = self.prepare(entry, &directory)?;
+        channel::send_handle(&control, root.as_fd()).map_err(failed)?;
+        drop(root);
+        match channel::receive(&control) {
+            Ok(Answer::Started) => Ok(()),
+            Ok(Answer::Failed(failure)) => Err(failure.into()),
+            Err(_ended) => Err(failed(std::io::Error::other(
                 "it was killed before the program ran",
             ))),
         }
@@ -120,21 +135,12 @@ pub(super) fn open_files() -> u64 {
 }
 
 /// Executes this program as a shim; our end of the conversation with it.
-fn spawn(
-    root: &OwnedFd,
-    status: &Status,
-    network: Vec<OwnedFd>,
-    stdio: Stdio,
-) -> std::io::Result<UnixStream> {
+fn spawn(status: &Status, network: Vec<OwnedFd>, stdio: Stdio) -> std::io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     let theirs = OwnedFd::from(theirs);
     let file = read_only_self()?;
     // Copies of our own, because the handles themselves must not pass into other programs.
-    let mut handles = vec![
-        theirs,
-        root.try_clone()?,
-        status.handle().try_clone_to_owned()?,
-    ];
+    let mut handles = vec![theirs, status.handle().try_clone_to_owned()?];
     handles.extend(network);
     let mut shim = command(file.as_fd());
     shim.arg("shim").env_clear().current_dir("/");
@@ -161,16 +167,6 @@ fn spawn(
     // Not waited for: it outlives this command, and is adopted when this one ends first.
     drop(shim.spawn()?);
     Ok(ours)
-}
-
-/// Tells the shim what to do; its answer, or `None` when it ended without one.
-fn converse(mut control: UnixStream, request: &Request) -> std::io::Result<Option<Answer>> {
-    let mut line = serde_json::to_vec(request).expect("plain data");
-    line.push(b'\n');
-    control.write_all(&line)?;
-    let mut answer = String::new();
-    BufReader::new(control).read_line(&mut answer)?;
-    Ok(serde_json::from_str(&answer).ok())
 }
 
 /// Of these capabilities, those this process has itself: it can give no other.

@@ -16,10 +16,10 @@ mod mounts;
 mod networking;
 mod options;
 mod program;
-mod quantity;
+pub(crate) mod quantity;
 
 pub(crate) use environment::flag as environment_variable;
-pub(crate) use options::Options;
+pub(crate) use options::{Options, PullPolicy};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

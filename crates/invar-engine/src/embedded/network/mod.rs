@@ -33,10 +33,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt as _;
+use invar_image::state::Database;
 use rusqlite::Connection;
 use rustix::fs::FlockOperation;
 use sha2::{Digest as _, Sha256};
@@ -71,8 +71,7 @@ const LOCK: &str = "/run/invar/network.lock";
 #[derive(Debug)]
 pub(super) struct Networks {
     layout: Layout,
-    /// Opened when first needed: most commands have nothing to do with networks.
-    connection: Mutex<Option<Connection>>,
+    database: Database,
 }
 
 /// A container's place in a network, until its run has ended.
@@ -87,11 +86,17 @@ pub(super) struct Attached {
 }
 
 impl Networks {
-    pub(super) fn new(layout: &Layout) -> Self {
-        Self {
+    pub(super) fn open(layout: &Layout, database: &Database) -> Result<Self> {
+        database.migrate(table::COMPONENT, table::MIGRATIONS)?;
+        Ok(Self {
             layout: layout.clone(),
-            connection: Mutex::default(),
-        }
+            database: database.clone(),
+        })
+    }
+
+    /// For a role that does nothing else with the state.
+    pub(super) fn open_alone(layout: &Layout) -> Result<Self> {
+        Self::open(layout, &Database::open(layout.root())?)
     }
 
     /// Gives a container about to be started a place in a network. Its status must be locked.
@@ -174,6 +179,14 @@ impl Networks {
         drop(lock);
         forget_flows(&network, &endpoint);
         Ok(())
+    }
+
+    /// The same for a container whose start failed, unless it runs: somebody else had started it.
+    pub(super) fn release_if_dead(&self, id: &ContainerId) -> Result<()> {
+        if self.is_live(id)? {
+            return Ok(());
+        }
+        self.release(id)
     }
 
     /// The files of a running container, for another in its namespace.
@@ -291,16 +304,7 @@ impl Networks {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Connection) -> Result<T>) -> Result<T> {
-        let mut guard: MutexGuard<'_, _> = self
-            .connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(connection) = guard.as_mut() {
-            return work(connection);
-        }
-        let root = self.layout.root();
-        let opened = invar_image::state::open(root, table::COMPONENT, table::MIGRATIONS)?;
-        work(guard.insert(opened))
+        work(&mut self.database.connection())
     }
 }
 

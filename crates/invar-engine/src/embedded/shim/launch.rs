@@ -14,6 +14,7 @@ use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::pipe::{PipeFlags, pipe_with};
+use seccompiler::BpfProgram;
 
 use super::terminal;
 use super::{Place, Request};
@@ -55,15 +56,28 @@ pub(super) enum Streams {
 
 type Outcome<T> = Result<T, Failure>;
 
+/// What needs no root yet.
+pub(super) struct Prepared {
+    signals: SignalFd,
+    filters: Vec<BpfProgram>,
+}
+
+/// Leaves the caller's session, signals, mounts and network.
+pub(super) fn prepare(request: &Request, network: &[OwnedFd]) -> Outcome<Prepared> {
+    let signals = become_shim()?;
+    take_place(&request.place, network).map_err(|error| setup(format!("its network: {error}")))?;
+    let filters = seccomp::filters(&request.capabilities).map_err(setup)?;
+    Ok(Prepared { signals, filters })
+}
+
 /// Starts the container; returns once its program was executed.
 pub(super) fn launch(
     request: &Request,
     directory: &Directory,
+    prepared: Prepared,
     root: OwnedFd,
-    network: &[OwnedFd],
     status: &mut Status,
 ) -> Outcome<Run> {
-    let signals = become_shim(request, network)?;
     fs::create_dir_all(directory.rootfs()).map_err(setup)?;
     mount::attach(&root, &directory.rootfs()).map_err(setup)?;
     drop(root);
@@ -71,7 +85,7 @@ pub(super) fn launch(
 
     let (reader, outcome) = pipe()?;
     let executor = Program {
-        filters: seccomp::filters(&request.capabilities).map_err(setup)?,
+        filters: prepared.filters,
         outcome: Rc::new(outcome),
         cwd: request.cwd.clone(),
         size: (request.tty && request.attached)
@@ -104,13 +118,12 @@ pub(super) fn launch(
     record(init, status)?;
     Ok(Run {
         init,
-        signals,
+        signals: prepared.signals,
         streams,
     })
 }
 
-/// Leaves the caller's session, signals and namespaces.
-fn become_shim(request: &Request, network: &[OwnedFd]) -> Outcome<SignalFd> {
+fn become_shim() -> Outcome<SignalFd> {
     invar_sys::signal::unblock_all().map_err(setup)?;
     rustix::process::setsid().map_err(setup)?;
     // The first three are for the container, not for its shim: a closing terminal or a signal to
@@ -118,7 +131,6 @@ fn become_shim(request: &Request, network: &[OwnedFd]) -> Outcome<SignalFd> {
     let signals = SignalFd::block(&[SIGHUP, SIGINT, SIGTERM, SIGCHLD, SIGWINCH]).map_err(setup)?;
     process::become_subreaper().map_err(setup)?;
     process::unshare_mounts().map_err(setup)?;
-    take_place(&request.place, network).map_err(|error| setup(format!("its network: {error}")))?;
     Ok(signals)
 }
 

@@ -15,7 +15,6 @@ mod output;
 pub(super) mod supervise;
 pub(super) mod terminal;
 
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -24,6 +23,8 @@ use std::process::ExitCode;
 use invar_sys::process::inherited;
 use serde::{Deserialize, Serialize};
 
+use self::launch::Run;
+use super::channel;
 use super::layout::Directory;
 use super::network::{Networks, Wiring};
 use super::runtime::program::Failure;
@@ -83,35 +84,33 @@ pub(super) enum Answer {
     Failed(Failure),
 }
 
-/// The role `shim CONTROL ROOT STATUS [NETWORK …]`, all numbers of handles.
+/// The role `shim CONTROL STATUS [NETWORK …]`, all numbers of handles.
 pub(super) fn main(args: &[String]) -> ExitCode {
-    let [control, root, status, network @ ..] = args else {
+    let [control, status, network @ ..] = args else {
         return ExitCode::FAILURE;
     };
-    let (Ok(control), Ok(root), Ok(status)) =
-        (inherited(control), inherited(root), inherited(status))
-    else {
+    let (Ok(control), Ok(status)) = (inherited(control), inherited(status)) else {
         return ExitCode::FAILURE;
     };
     let network: std::io::Result<Vec<OwnedFd>> = network.iter().map(|n| inherited(n)).collect();
     let Ok(network) = network else {
         return ExitCode::FAILURE;
     };
-    let mut control = UnixStream::from(control);
-    let Some(request) = read_line::<Request>(&control) else {
+    let control = UnixStream::from(control);
+    let Ok(request) = channel::receive::<Request>(&control) else {
+        return ExitCode::FAILURE;
+    };
+    let host = invar_sys::network::own_namespace();
+    // While the command mounts the root.
+    let prepared = launch::prepare(&request, &network);
+    let Ok(root) = channel::receive_handle(&control) else {
         return ExitCode::FAILURE;
     };
     let directory = Directory(request.directory.clone());
     let mut status = Status::from_handle(status, &directory);
-    let host = invar_sys::network::own_namespace();
-    let ended = run(
-        &request,
-        &directory,
-        root,
-        &network,
-        &mut status,
-        &mut control,
-    );
+    let launched = prepared
+        .and_then(|prepared| launch::launch(&request, &directory, prepared, root, &mut status));
+    let ended = run(&request, &directory, launched, &mut status, &control);
     // A port is free for the next container once this one's rules are gone.
     leave_network(&request, host);
     drop(network);
@@ -119,25 +118,18 @@ pub(super) fn main(args: &[String]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// What the command says first; `None` when it was killed before.
-pub(super) fn read_line<T: for<'a> Deserialize<'a>>(control: &UnixStream) -> Option<T> {
-    let mut line = String::new();
-    BufReader::new(control).read_line(&mut line).ok()?;
-    serde_json::from_str(&line).ok()
-}
-
-/// Runs the container from its start to its end.
+/// Serves the container from its start to its end.
 fn run(
     request: &Request,
     directory: &Directory,
-    root: OwnedFd,
-    network: &[OwnedFd],
+    launched: Result<Run, Failure>,
     status: &mut Status,
-    control: &mut UnixStream,
+    control: &UnixStream,
 ) -> ExitStatus {
-    match launch::launch(request, directory, root, network, status) {
+    match launched {
         Ok(run) => {
-            answer(control, &Answer::Started);
+            // Nobody may hear any answer: the command may have been killed; the container runs on.
+            channel::send(control, &Answer::Started).ok();
             if let Err(error) = control.shutdown(std::net::Shutdown::Both) {
                 // The command is gone; the container is not.
                 drop(error);
@@ -153,7 +145,7 @@ fn run(
             };
             // Recorded first: who hears the answer may look at once.
             status.append(&Record::Ended(ended.clone())).ok();
-            answer(control, &Answer::Failed(failure));
+            channel::send(control, &Answer::Failed(failure)).ok();
             ended
         }
     }
@@ -169,14 +161,9 @@ fn leave_network(request: &Request, host: std::io::Result<OwnedFd>) {
         return;
     };
     let layout = super::layout::Layout::new(&request.root);
-    Networks::new(&layout).release(&request.id).ok();
-}
-
-fn answer(control: &mut UnixStream, answer: &Answer) {
-    let mut line = serde_json::to_vec(answer).expect("plain data");
-    line.push(b'\n');
-    // The command may have been killed; the container runs on.
-    control.write_all(&line).ok();
+    Networks::open_alone(&layout)
+        .and_then(|networks| networks.release(&request.id))
+        .ok();
 }
 
 /// Records the end and removes what only a run needs; with `--rm`, the container.

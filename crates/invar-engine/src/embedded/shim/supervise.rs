@@ -22,6 +22,9 @@ use crate::engine::LogStream;
 /// Bytes copied at once; also what a pipe is sure to take when it says it can take any
 /// (`PIPE_BUF`).
 const PIECE: usize = 4096;
+/// How long a container must run before its shim gives back what starting it took. Most that end
+/// sooner are short programs, which should end fast.
+const SETTLED: Duration = Duration::from_secs(1);
 /// How long an attached reader that does not read may hold up the end of a container.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -29,8 +32,15 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub(super) fn until_end(run: Run, request: &Request, directory: &Directory) -> ExitStatus {
     let init = Pid::from_raw(run.init);
     let mut pump = Pump::new(run.streams, request, Log::open(directory));
+    let mut settled = Some(Instant::now() + SETTLED);
     let status = loop {
-        let ready = pump.step(Some(run.signals.as_fd()), None);
+        let left = settled.map(|at| at.saturating_duration_since(Instant::now()));
+        let ready = pump.step(Some(run.signals.as_fd()), left);
+        if settled.is_some_and(|at| at <= Instant::now()) {
+            settled = None;
+            // Only the size of this process depends on it.
+            invar_sys::memory::release().ok();
+        }
         if !ready {
             continue;
         }

@@ -1,15 +1,15 @@
 //! Pseudo-terminals: the container's side is made inside the container, ours arrives over a
 //! socket (the OCI runtimes' "console socket").
 
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::termios::{Winsize, tcgetwinsize, tcsetwinsize};
+
+use crate::embedded::channel;
 
 const SOCKET: &str = "console";
 
@@ -29,23 +29,7 @@ pub(in crate::embedded) fn listen(directory: &Path) -> io::Result<(UnixListener,
 /// Takes the terminal; the container has sent it before its program was executed.
 pub(in crate::embedded) fn receive(listener: &UnixListener) -> io::Result<OwnedFd> {
     let (socket, _address) = listener.accept()?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut name = [0_u8; 4096];
-    recvmsg(
-        &socket,
-        &mut [IoSliceMut::new(&mut name)],
-        &mut ancillary,
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(mut handles) = message
-            && let Some(handle) = handles.next()
-        {
-            return Ok(handle);
-        }
-    }
-    Err(io::Error::other("the container sent no terminal"))
+    channel::receive_handle(&socket)
 }
 
 /// The size of the terminal this process shows things on; `None` when it is none.

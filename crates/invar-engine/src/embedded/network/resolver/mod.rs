@@ -141,14 +141,15 @@ fn run(ready: &mut UnixStream, root: &Path, network: &str) -> Result<()> {
     invar_sys::signal::unblock_all().map_err(failed)?;
     rustix::process::setsid().map_err(|errno| failed(errno.into()))?;
     let layout = Layout::new(root);
-    let networks = Networks::new(&layout);
+    let networks = Networks::open_alone(&layout)?;
     let network = networks.with(|connection| table::find(connection, network))?;
     let Some(claim) = claim(&layout, &network)? else {
         return Err(failed(std::io::Error::other("another one runs already")));
     };
     let (datagrams, connections, port) = listen(&network).map_err(failed)?;
-    let connection = invar_image::state::open(root, table::COMPONENT, table::MIGRATIONS)?;
-    let server = Arc::new(Server::new(connection, network.clone())?);
+    // A connection of its own: it sees what all others change, also those of this process.
+    let database = invar_image::state::Database::open(root)?;
+    let server = Arc::new(Server::new(database, network.clone())?);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

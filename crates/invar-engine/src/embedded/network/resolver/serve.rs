@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use invar_image::state::Database;
 use rusqlite::Connection;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -33,7 +34,7 @@ pub(super) struct Server {
 
 /// What is read again when it has changed.
 struct State {
-    connection: Connection,
+    database: Database,
     /// `PRAGMA data_version` when the directory was read.
     version: i64,
     directory: Directory,
@@ -42,11 +43,13 @@ struct State {
 }
 
 impl Server {
-    pub(super) fn new(connection: Connection, network: NetworkRow) -> Result<Self> {
+    pub(super) fn new(database: Database, network: NetworkRow) -> Result<Self> {
+        let first_version = version(&database.connection())?;
+        let directory = Directory::read(&database.connection(), &network)?;
         let state = State {
-            version: version(&connection)?,
-            directory: Directory::read(&connection, &network)?,
-            connection,
+            version: first_version,
+            directory,
+            database,
             servers: HostResolver::of_host().servers,
             servers_read: Instant::now(),
         };
@@ -203,9 +206,10 @@ struct Question {
 impl State {
     /// Reads again what has changed. When that fails, what was known goes on being true.
     fn refresh(&mut self, network: &NetworkRow) {
-        if let Ok(version) = version(&self.connection)
+        let connection = self.database.connection();
+        if let Ok(version) = version(&connection)
             && version != self.version
-            && let Ok(directory) = Directory::read(&self.connection, network)
+            && let Ok(directory) = Directory::read(&connection, network)
         {
             self.version = version;
             self.directory = directory;
