@@ -20,13 +20,17 @@ pub mod docker;
 pub mod embedded;
 mod engine;
 mod error;
+pub mod files;
+mod usage;
 
 pub use config::{
-    ContainerConfig, HostEntry, Mount, MountKind, Network, Networking, Protocol, PublishedPort,
-    Resources, User,
+    ContainerConfig, HealthCheck, HostEntry, Mount, MountKind, Network, Networking, Protocol,
+    PublishedPort, Resources, Restart, User,
 };
 pub use container::{
-    Container, ContainerId, ContainerName, Endpoint, ExitStatus, Revision, RootFs, State, Upper,
+    Container, ContainerId, ContainerName, Endpoint, ExitStatus, Health, HealthResult,
+    HealthStatus, Revision, RootFs, State, Upper,
 };
-pub use engine::{Engine, ExecConfig, LogOptions, LogStream, Stdio};
+pub use engine::{Attached, Attachment, Engine, ExecConfig, LogOptions, LogStream, Stdio, Update};
 pub use error::{EngineError, Result};
+pub use usage::{Usage, usage};

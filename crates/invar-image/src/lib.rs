@@ -45,4 +45,4 @@ pub use platform::Platform;
 pub use prune::Pruned;
 pub use reference::Reference;
 pub use store::{Image, ImageId, ImageStore, Removed};
-pub use view::{ImageView, VIEW_VARIABLE, ViewForm};
+pub use view::{ImageView, VIEW_VARIABLE, ViewForm, try_erofs};

@@ -196,6 +196,13 @@ impl ImageStore {
         find_by_id(&connection, id.as_str())?.ok_or_else(|| not_found(id.as_str()))
     }
 
+    /// An image's configuration as it was written: Docker keeps there what the OCI's has no field
+    /// for.
+    pub fn raw_config(&self, id: &ImageId) -> Result<Vec<u8>> {
+        let (_, config, _) = self.parts(id)?;
+        Ok(config)
+    }
+
     /// Mounts an image's read-only view, detached.
     pub fn open_view(&self, id: &ImageId) -> Result<ImageView> {
         let hex: Option<String> = self

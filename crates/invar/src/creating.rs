@@ -10,7 +10,7 @@ use invar_engine::{ContainerConfig, ContainerId, ContainerName, Engine, EngineEr
 use invar_image::{Config, Image, ImageError, ImageStore, Reference};
 
 use crate::commands::pull::pull;
-use crate::container_config::{self, Host, ImageSettings, Options, PullPolicy};
+use crate::container_config::{self, Host, ImageHealth, ImageSettings, Options, PullPolicy};
 use crate::exit::Advise as _;
 use crate::registries::{RegistryFlags, Show};
 use crate::{names, printer};
@@ -48,6 +48,7 @@ pub(crate) fn configure(
         id: found.id.as_str(),
         name: image,
         config: found.config.config().as_ref().unwrap_or(&none),
+        health: ImageHealth::of(&images.raw_config(&found.id)?),
     };
     let resolved = container_config::resolve(options, command, &settings, &Host::here()?)?;
     tell_of_network(options, &resolved);

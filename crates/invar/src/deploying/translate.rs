@@ -49,6 +49,8 @@ fn build(
         id: &id,
         name: &service.image,
         config: &config,
+        // A rollout asks for health itself, before traffic goes there.
+        health: None,
     };
     let mut config = container_config::resolve(&options, &command, &settings, &Host::here()?)?;
     let kind = site.engine.kind();
