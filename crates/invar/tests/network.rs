@@ -574,6 +574,10 @@ fn a_killed_shim_leaves_nothing_that_the_next_command_does_not_clean() {
     let init = pid(&invar, "web");
     let shim: u32 = support::process_field(init, "PPid").parse().unwrap();
     signal(shim, "KILL");
+    let shim = i32::try_from(shim).unwrap();
+    eventually("the shim is gone", || {
+        (!support::is_alive(shim)).then_some(())
+    });
     assert_eq!(status(&invar, "web"), "exited");
     assert!(!rules().contains("8080"), "{}", rules());
     assert_eq!(networks(&invar)[0]["containers"], serde_json::json!([]));
