@@ -186,7 +186,7 @@ fn listings_show_what_docker_shows() {
     let heading: Vec<&str> = table.lines().next().unwrap().split_whitespace().collect();
     assert_eq!(
         heading.join(" "),
-        "CONTAINER ID IMAGE COMMAND CREATED STATUS NAME ENGINE"
+        "CONTAINER ID IMAGE COMMAND CREATED STATUS PORTS NAME ENGINE"
     );
     for words in [["web", "Up ", "embedded"], ["idle", "Created", "ago"]] {
         let row = table.lines().find(|line| line.contains(words[0])).unwrap();
