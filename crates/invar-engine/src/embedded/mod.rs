@@ -503,8 +503,11 @@ impl Engine for EmbeddedEngine {
     }
 
     fn processes(&self, id: &ContainerId) -> Result<Vec<u32>> {
-        self.up(id)?;
-        Group::of(id).processes()
+        let (_, container) = self.up(id)?;
+        let mut pids = Group::of(id).processes()?;
+        // The kernel lists by number, and the numbers of later processes may be lower.
+        pids.sort_by_key(|pid| Some(*pid) != container.init_pid);
+        Ok(pids)
     }
 
     fn exec(&self, id: &ContainerId, exec: &ExecConfig) -> Result<u8> {

@@ -16,12 +16,12 @@ mod health;
 mod mounts;
 mod options;
 mod program;
-mod quantity;
+pub(crate) mod quantity;
 mod restart;
 
 pub(crate) use environment::flag as environment_variable;
 pub(crate) use health::ImageHealth;
-pub(crate) use options::{NetworkName, Options};
+pub(crate) use options::{NetworkName, Options, PullPolicy};
 pub(crate) use restart::policy as restart_policy;
 
 use std::collections::BTreeMap;
