@@ -222,12 +222,11 @@ const DOCKER_COMMANDS: &[(&[&str], &str)] = &[
     ),
     (&["info"], "ask what this host can do: invar doctor"),
     (&["version"], "invar --version"),
-    (&["history"], "its layers are in: invar inspect NAME"),
     (
         &[
             "compose", "stack", "swarm", "service", "node", "secret", "config",
         ],
-        "start each container with: invar run -d --restart always",
+        "describe the services in a compose.yaml, and bring them up with: invar deploy",
     ),
     (
         &["volume"],
