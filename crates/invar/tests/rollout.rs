@@ -369,8 +369,7 @@ fn containers_of_docker_are_deployed_and_reached_on_their_bridge() {
         fs::remove_file(archive).unwrap();
     }
     let deploy = |name: &str| {
-        let settings = format!("    environment: {{ PORT: 80 }}\n{CANARY}");
-        let file = rig.file(&version(name, &settings));
+        let file = rig.file(&version(name, CANARY));
         let args = ["deploy", "--engine", "docker", "-f", file.to_str().unwrap()];
         let output = rig
             .command(&args)
