@@ -194,6 +194,9 @@ const CANARY: &str =
     "    deploy: { replicas: 2 }\n    x-invar: { rollout: { steps: [10%, 50%], hold: 2s } }\n";
 const AT_ONCE: &str = "    x-invar: { rollout: { hold: 1s, healthy_within: 5s } }\n";
 
+const BRIEF: &str =
+    "    x-invar: { rollout: { steps: [50%], hold: 500ms, keep: 0, margin: 3% } }\n";
+
 fn version(version: &str, rest: &str) -> String {
     format!("    image: app:{version}\n{rest}")
 }
@@ -284,12 +287,12 @@ fn a_revision_that_does_not_work_leaves_the_old_one_and_says_why() {
 #[test]
 fn a_deploy_that_is_killed_anywhere_is_finished_by_the_next_one() {
     let rig = Rig::new();
-    rig.must_deploy(&version("v1", AT_ONCE));
+    rig.must_deploy(&version("v1", BRIEF));
     let load = Load::start(rig.port);
     let mut kills = 0;
-    for dies_at in 0..8 {
-        let wanted = if dies_at % 2 == 0 { "v3" } else { "v1" };
-        let file = rig.file(&version(wanted, AT_ONCE));
+    for (round, dies_at) in [0, 1, 3, 5, 7, 9, 12, 16].into_iter().enumerate() {
+        let wanted = if round % 2 == 0 { "v3" } else { "v1" };
+        let file = rig.file(&version(wanted, BRIEF));
         let killed = rig
             .command(&["deploy", "-f", file.to_str().unwrap()])
             .env("INVAR_ROLLOUT_DIES_AT", dies_at.to_string())
@@ -297,7 +300,7 @@ fn a_deploy_that_is_killed_anywhere_is_finished_by_the_next_one() {
             .unwrap();
         assert_ne!(killed.status.code(), Some(1), "{dies_at}: {killed:?}");
         kills += u32::from(killed.status.signal() == Some(9));
-        rig.must_deploy(&version(wanted, AT_ONCE));
+        rig.must_deploy(&version(wanted, BRIEF));
         assert_eq!(rig.ask(), wanted, "killed at {dies_at}");
     }
     let seen = load.end();
