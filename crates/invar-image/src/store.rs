@@ -6,14 +6,13 @@
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use composefs::fsverity::FsVerityHashValue;
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
 use jiff::Timestamp;
 use oci_spec::image::ImageConfiguration;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::digest::Digest;
@@ -22,7 +21,7 @@ use crate::layer::StoredLayer;
 use crate::limits::Limits;
 use crate::objects::{self, ObjectId, Objects};
 use crate::reference::Reference;
-use crate::state;
+use crate::state::{self, Database};
 use crate::view::{self, ImageView, ViewForm};
 
 /// Digest of an image's configuration: names the image for ever.
@@ -47,6 +46,17 @@ const MIGRATIONS: &[&str] = &[
 ",
     "
     ALTER TABLE images ADD COLUMN removed INTEGER NOT NULL DEFAULT 0;
+",
+    "
+    CREATE TABLE image_sources (
+        repository TEXT NOT NULL, digest TEXT NOT NULL,
+        image TEXT NOT NULL REFERENCES images ON DELETE CASCADE,
+        PRIMARY KEY (repository, digest, image)
+    );
+    CREATE TABLE layer_blobs (
+        diff_id TEXT PRIMARY KEY REFERENCES layers ON DELETE CASCADE,
+        digest TEXT NOT NULL, size INTEGER NOT NULL
+    );
 ",
 ];
 
@@ -92,7 +102,7 @@ pub struct Removed {
 pub struct ImageStore {
     root: PathBuf,
     pub(crate) objects: Objects,
-    connection: Mutex<Connection>,
+    database: Database,
     pub(crate) limits: Limits,
     view_form: ViewForm,
 }
@@ -105,13 +115,20 @@ impl ImageStore {
             .mode(0o700)
             .create(root)
             .map_err(ImageError::io("create", root))?;
+        let database = Database::open(root)?;
+        database.migrate("image", MIGRATIONS)?;
         Ok(Self {
             root: root.to_owned(),
             objects: objects::open(&root.join("store"))?,
-            connection: Mutex::new(state::open(root, "image", MIGRATIONS)?),
+            database,
             limits: Limits::default(),
             view_form: ViewForm::from_environment(),
         })
+    }
+
+    /// The state database that this store shares with containers and services.
+    pub fn database(&self) -> &Database {
+        &self.database
     }
 
     /// The same store with other limits on what comes in.
@@ -130,7 +147,7 @@ impl ImageStore {
 
     /// Every image, newest in this store first.
     pub fn list(&self) -> Result<Vec<Image>> {
-        let connection = self.connection();
+        let connection = self.database.connection();
         let sql = format!("{SELECT} ORDER BY stored_at DESC, id");
         let mut statement = connection.prepare(&sql)?;
         let rows = statement.query_map([], ImageRow::read)?;
@@ -142,7 +159,7 @@ impl ImageStore {
 
     /// The image with this name, `name@digest`, id, or unambiguous id prefix.
     pub fn resolve(&self, name: &str) -> Result<Image> {
-        let connection = self.connection();
+        let connection = self.database.connection();
         let reference = Reference::parse(name);
         if let Ok(reference) = &reference
             && let Some(image) = find_by_reference(&connection, reference)?
@@ -175,13 +192,21 @@ impl ImageStore {
 
     /// The image with exactly this id.
     pub fn get(&self, id: &ImageId) -> Result<Image> {
-        let connection = self.connection();
+        let connection = self.database.connection();
         find_by_id(&connection, id.as_str())?.ok_or_else(|| not_found(id.as_str()))
+    }
+
+    /// An image's configuration as it was written: Docker keeps there what the OCI's has no field
+    /// for.
+    pub fn raw_config(&self, id: &ImageId) -> Result<Vec<u8>> {
+        let (_, config, _) = self.parts(id)?;
+        Ok(config)
     }
 
     /// Mounts an image's read-only view, detached.
     pub fn open_view(&self, id: &ImageId) -> Result<ImageView> {
         let hex: Option<String> = self
+            .database
             .connection()
             .query_row(
                 "SELECT view FROM images WHERE id = ?1",
@@ -206,7 +231,8 @@ impl ImageStore {
 
     /// Gives an image one more name, taken from any image that has it.
     pub fn tag(&self, id: &ImageId, name: &Reference) -> Result<()> {
-        self.write(|transaction| name_image(transaction, id, name))
+        self.database
+            .write(|transaction| name_image(transaction, id, name))
     }
 
     /// Removes a name, or with an id all names, and the image once it has none.
@@ -216,7 +242,7 @@ impl ImageStore {
     pub fn remove(&self, name: &str, force: bool) -> Result<Removed> {
         let id = self.resolve(name)?.id;
         let reference = Reference::parse(name).ok().map(|r| r.name_and_tag());
-        self.write(|transaction| {
+        self.database.write(|transaction| {
             let names = names_of(transaction, &id)?;
             let by_name = reference.filter(|name| names.contains(name));
             let untagged = by_name.map_or_else(|| names.clone(), |name| vec![name]);
@@ -246,9 +272,88 @@ impl ImageStore {
         })
     }
 
+    /// Remembers that a repository has an image under these digests.
+    pub(crate) fn add_source(
+        &self,
+        id: &ImageId,
+        repository: &str,
+        digests: &[&Digest],
+    ) -> Result<()> {
+        self.database.write(|transaction| {
+            // An image without a name is kept too when it was asked for by its digest.
+            let sql = "UPDATE images SET removed = 0 WHERE id = ?1";
+            transaction.execute(sql, [id.as_str()])?;
+            for digest in digests {
+                transaction.execute(
+                    "INSERT OR IGNORE INTO image_sources VALUES (?1, ?2, ?3)",
+                    (repository, digest.as_str(), id.as_str()),
+                )?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The repositories that are known to have an image.
+    pub(crate) fn sources(&self, id: &ImageId) -> Result<Vec<String>> {
+        let connection = self.database.connection();
+        let sql = "SELECT DISTINCT repository FROM image_sources WHERE image = ?1";
+        let mut statement = connection.prepare(sql)?;
+        let found = statement.query_map([id.as_str()], |row| row.get(0))?;
+        Ok(found.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Remembers what a layer was when it was compressed for a registry.
+    pub(crate) fn add_blob(&self, diff_id: &Digest, digest: &Digest, size: u64) -> Result<()> {
+        self.database.write(|transaction| {
+            transaction.execute(
+                "INSERT OR REPLACE INTO layer_blobs VALUES (?1, ?2, ?3)",
+                (
+                    diff_id.as_str(),
+                    digest.as_str(),
+                    i64::try_from(size).unwrap_or(i64::MAX),
+                ),
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Digest and size of a layer as it was compressed before.
+    pub(crate) fn blob_of(&self, diff_id: &Digest) -> Result<Option<(Digest, u64)>> {
+        let sql = "SELECT digest, size FROM layer_blobs WHERE diff_id = ?1";
+        let row: Option<(String, i64)> = self
+            .database
+            .connection()
+            .query_row(sql, [diff_id.as_str()], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()?;
+        row.map(|(digest, size)| Ok((Digest::parse(&digest)?, u64::try_from(size).unwrap_or(0))))
+            .transpose()
+    }
+
+    /// A layer that is in the store already.
+    pub(crate) fn layer(&self, diff_id: &Digest) -> Result<Option<StoredLayer>> {
+        let sql = "SELECT recipe, size FROM layers WHERE diff_id = ?1";
+        let row: Option<(String, i64)> = self
+            .database
+            .connection()
+            .query_row(sql, [diff_id.as_str()], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()?;
+        row.map(|(recipe, size)| {
+            Ok(StoredLayer {
+                diff_id: diff_id.clone(),
+                recipe: object_id(&recipe)?,
+                size: u64::try_from(size).unwrap_or(0),
+            })
+        })
+        .transpose()
+    }
+
     /// Keeps an image for a container until [`ImageStore::release`].
     pub fn hold(&self, id: &ImageId, container: &str) -> Result<()> {
-        self.write(|transaction| {
+        self.database.write(|transaction| {
             let sql = "INSERT OR REPLACE INTO image_holds VALUES (?1, ?2)";
             transaction.execute(sql, [container, id.as_str()])?;
             Ok(())
@@ -257,7 +362,7 @@ impl ImageStore {
 
     /// Ends what [`ImageStore::hold`] began.
     pub fn release(&self, container: &str) -> Result<()> {
-        self.write(|transaction| {
+        self.database.write(|transaction| {
             let sql = "DELETE FROM image_holds WHERE container = ?1";
             transaction.execute(sql, [container])?;
             delete_removed(transaction).map(drop)
@@ -272,7 +377,7 @@ impl ImageStore {
             .sync()
             .map_err(ImageError::store("write it to disk"))?;
         let size: u64 = new.layers.iter().map(|layer| layer.size).sum();
-        self.write(|transaction| {
+        self.database.write(|transaction| {
             // The same image again gets the view that this version builds.
             transaction.execute(
                 "INSERT INTO images VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)
@@ -316,7 +421,7 @@ impl ImageStore {
 
     /// The layers of an image, bottom first.
     pub(crate) fn layers(&self, id: &ImageId) -> Result<Vec<StoredLayer>> {
-        let connection = self.connection();
+        let connection = self.database.connection();
         let mut statement = connection.prepare(
             "SELECT diff_id, recipe, size FROM image_layers JOIN layers USING (diff_id)
              WHERE image = ?1 ORDER BY position",
@@ -343,6 +448,7 @@ impl ImageStore {
     pub(crate) fn parts(&self, id: &ImageId) -> Result<(ObjectId, Vec<u8>, Vec<u8>)> {
         let sql = "SELECT view, config, manifest FROM images WHERE id = ?1";
         let parts: Option<(String, Vec<u8>, Vec<u8>)> = self
+            .database
             .connection()
             .query_row(sql, [id.as_str()], |row| {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
@@ -355,7 +461,7 @@ impl ImageStore {
     /// Recipes of layers that no image has any more are forgotten.
     pub(crate) fn forget_unused_layers(&self) -> Result<()> {
         let sql = "DELETE FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM image_layers)";
-        self.connection().execute(sql, [])?;
+        self.database.connection().execute(sql, [])?;
         Ok(())
     }
 
@@ -380,21 +486,6 @@ impl ImageStore {
     /// Where content is kept.
     pub(crate) fn directory(&self) -> PathBuf {
         self.root.join("store")
-    }
-
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        // A panic while it was held left no half transaction: dropping one rolls it back.
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write<T>(&self, change: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        let mut connection = self.connection();
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let value = change(&transaction)?;
-        transaction.commit()?;
-        Ok(value)
     }
 }
 
@@ -450,6 +541,16 @@ fn find_by_id(connection: &Connection, id: &str) -> Result<Option<Image>> {
 
 /// A name with a digest finds the image only when both agree.
 fn find_by_reference(connection: &Connection, reference: &Reference) -> Result<Option<Image>> {
+    if let (true, Some(digest)) = (reference.is_digest_only(), reference.digest()) {
+        let sql = "SELECT image FROM image_sources WHERE repository = ?1 AND digest = ?2";
+        let parameters = (reference.name(), digest.as_str());
+        let id: Option<String> = connection
+            .query_row(sql, parameters, |row| row.get(0))
+            .optional()?;
+        if let Some(id) = id {
+            return find_by_id(connection, &id);
+        }
+    }
     let sql = "SELECT image FROM image_names WHERE name = ?1";
     let name = reference.name_and_tag();
     let id: Option<String> = connection
@@ -459,10 +560,19 @@ fn find_by_reference(connection: &Connection, reference: &Reference) -> Result<O
     let image = find_by_id(connection, &id)?;
     if let (Some(image), Some(pinned)) = (&image, reference.digest())
         && *pinned != image.id
+        && !has_source(connection, image, pinned)?
     {
         pinned.expect(&format!("image {name}"), &image.manifest)?;
     }
     Ok(image)
+}
+
+/// Whether a registry had the image under this digest, for example that of an index.
+fn has_source(connection: &Connection, image: &Image, digest: &Digest) -> Result<bool> {
+    let sql = "SELECT count(*) FROM image_sources WHERE image = ?1 AND digest = ?2";
+    let parameters = (image.id.as_str(), digest.as_str());
+    let count: i64 = connection.query_row(sql, parameters, |row| row.get(0))?;
+    Ok(count > 0)
 }
 
 fn names_of(connection: &Connection, id: &ImageId) -> Result<Vec<String>> {

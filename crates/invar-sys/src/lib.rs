@@ -8,8 +8,10 @@
 pub mod copy;
 pub mod handle;
 pub mod lock;
+pub mod memory;
 pub mod mount;
 pub mod network;
+pub mod probe;
 pub mod process;
 pub mod signal;
 pub mod signal_names;

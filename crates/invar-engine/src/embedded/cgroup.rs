@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use fs_err as fs;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::config::Resources;
 use crate::container::ContainerId;
 use crate::error::{EngineError, Result};
 
@@ -17,6 +18,8 @@ use crate::error::{EngineError, Result};
 const MOUNT: &str = "/sys/fs/cgroup";
 /// All containers of this engine are below this group.
 const PARENT: &str = "invar";
+/// The scheduler's accounting period in microseconds, Docker's.
+pub(super) const CPU_PERIOD: u64 = 100_000;
 /// How long the kernel may take to freeze or to let go of a group.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest pause between two looks.
@@ -30,6 +33,31 @@ pub(super) fn path(id: &ContainerId) -> PathBuf {
 /// Whether this host has only the unified hierarchy.
 pub(super) fn is_unified() -> bool {
     Path::new(MOUNT).join("cgroup.controllers").exists()
+}
+
+/// Begins in the background what the kernel waits for before a process changes its group: an RCU
+/// grace period, 5 to 12 ms (`cgroup_threadgroup_rwsem`). The runtime, a moment later, then does
+/// not wait. It is enough to move this process to where it already is.
+pub(super) fn expect_move() {
+    std::thread::spawn(|| {
+        let Some(group) = own_group() else {
+            return;
+        };
+        // Nothing depends on it.
+        fs::write(group.join("cgroup.procs"), std::process::id().to_string()).ok();
+    });
+}
+
+fn own_group() -> Option<PathBuf> {
+    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+    // The unified hierarchy has no name.
+    let hierarchy = if is_unified() { "" } else { "freezer" };
+    text.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let is_ours = parts.next()? == hierarchy;
+        let path = parts.next()?.trim_start_matches('/');
+        is_ours.then(|| Path::new(MOUNT).join(hierarchy).join(path))
+    })
 }
 
 /// The groups of one container.
@@ -137,6 +165,58 @@ impl Group {
             self.thaw().ok();
             std::thread::sleep(PAUSE);
         }
+    }
+
+    /// Changes the limits that differ. Swap is limited with memory, as the runtime does.
+    pub(super) fn limit(&self, old: &Resources, new: &Resources) -> Result<()> {
+        if old.memory != new.memory {
+            self.limit_memory(old.memory, new.memory)?;
+        }
+        if old.nano_cpus != new.nano_cpus {
+            let quota = new
+                .nano_cpus
+                .map(|nano_cpus| nano_cpus / (1_000_000_000 / CPU_PERIOD));
+            if self.is_unified {
+                let quota = quota.map_or("max".to_owned(), |quota| quota.to_string());
+                let file = self.directory("").join("cpu.max");
+                write(&file, &format!("{quota} {CPU_PERIOD}"))?;
+            } else {
+                let directory = self.directory("cpu");
+                write(
+                    &directory.join("cpu.cfs_period_us"),
+                    &CPU_PERIOD.to_string(),
+                )?;
+                let quota = quota.map_or("-1".to_owned(), |quota| quota.to_string());
+                write(&directory.join("cpu.cfs_quota_us"), &quota)?;
+            }
+        }
+        if old.pids != new.pids {
+            let directory = self.directory(if self.is_unified { "" } else { "pids" });
+            write(&directory.join("pids.max"), &new.pids.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn limit_memory(&self, old: Option<u64>, new: Option<u64>) -> Result<()> {
+        let text = |none: &str| new.map_or(none.to_owned(), |bytes| bytes.to_string());
+        if self.is_unified {
+            return write(&self.directory("").join("memory.max"), &text("max"));
+        }
+        let directory = self.directory("memory");
+        let memory = directory.join("memory.limit_in_bytes");
+        let with_swap = directory.join("memory.memsw.limit_in_bytes");
+        let has_swap_limit = with_swap.exists() && {
+            let now = fs::read_to_string(&with_swap).unwrap_or_default();
+            // The kernel's "no limit" is a number near the largest.
+            now.trim().parse().is_ok_and(|now: u64| now < 1 << 60)
+        };
+        // Memory may never be more than memory and swap together, also in between.
+        let grows = new.is_none_or(|new| old.is_some_and(|old| new > old));
+        let mut files = vec![memory];
+        if has_swap_limit {
+            files.insert(usize::from(!grows), with_swap);
+        }
+        files.iter().try_for_each(|file| write(file, &text("-1")))
     }
 
     /// How many processes the kernel killed for want of memory.

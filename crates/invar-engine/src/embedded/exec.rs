@@ -1,7 +1,6 @@
 //! One more program in a running container, by a helper: this program executed again, single-
 //! threaded, with the caller's own standard streams, so that nothing is copied on the way.
 
-use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -13,11 +12,13 @@ use invar_sys::process::{command, inherit, inherited, read_only_self};
 use invar_sys::signal::{SIGCHLD, SIGWINCH, SignalFd};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
+use rustix::event::PollFlags;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 use serde::{Deserialize, Serialize};
 
+use super::channel;
 use super::layout::Directory;
 use super::registry::Entry;
 use super::runtime::program::{Failure, Program};
@@ -32,21 +33,21 @@ use crate::error::{EngineError, Result};
 
 /// What the helper is told.
 #[derive(Debug, Serialize, Deserialize)]
-struct Request {
-    id: ContainerId,
-    directory: PathBuf,
+pub(super) struct Request {
+    pub(super) id: ContainerId,
+    pub(super) directory: PathBuf,
     /// The program, as the OCI runtime specification describes a process.
-    process: serde_json::Value,
-    cwd: PathBuf,
-    capabilities: Vec<String>,
-    tty: bool,
-    interactive: bool,
+    pub(super) process: serde_json::Value,
+    pub(super) cwd: PathBuf,
+    pub(super) capabilities: Vec<String>,
+    pub(super) tty: bool,
+    pub(super) interactive: bool,
 }
 
 /// How it went, as the helper tells it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Answer {
+pub(super) enum Answer {
     Ended(u8),
     Failed(Failure),
 }
@@ -59,7 +60,7 @@ impl EmbeddedEngine {
             action: "start the helper for the program",
             reason: std::io::Error::to_string(&source),
         };
-        let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let theirs = OwnedFd::from(theirs);
         let file = read_only_self().map_err(failed)?;
         inherit(theirs.as_fd()).map_err(failed)?;
@@ -84,13 +85,10 @@ impl EmbeddedEngine {
             .spawn()
             .map_err(failed)?;
         drop(theirs);
-        let mut text = serde_json::to_vec(&request).expect("plain data");
-        text.push(b'\n');
-        ours.write_all(&text).map_err(failed)?;
-        let mut answer = String::new();
-        ours.read_to_string(&mut answer).map_err(failed)?;
+        channel::send(&ours, &request).map_err(failed)?;
+        let answer = channel::receive(&ours);
         helper.wait().map_err(failed)?;
-        match serde_json::from_str(&answer) {
+        match answer {
             Ok(Answer::Ended(code)) => Ok(code),
             Ok(Answer::Failed(failure)) => Err(failure.into()),
             Err(_killed) => Err(failed(std::io::Error::other("it was killed"))),
@@ -137,13 +135,12 @@ pub(super) fn main(args: &[String]) -> ExitCode {
     let Some(Ok(control)) = args.first().map(|number| inherited(number)) else {
         return ExitCode::FAILURE;
     };
-    let mut control = UnixStream::from(control);
-    let Some(request) = super::shim::read_line(&control) else {
+    let control = UnixStream::from(control);
+    let Ok(request) = channel::receive(&control) else {
         return ExitCode::FAILURE;
     };
     let answer = run(&request).map_or_else(Answer::Failed, Answer::Ended);
-    let text = serde_json::to_vec(&answer).expect("plain data");
-    match control.write_all(&text) {
+    match channel::send(&control, &answer) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_nobody_listens) => ExitCode::FAILURE,
     }
@@ -163,7 +160,10 @@ fn run(request: &Request) -> std::result::Result<u8, Failure> {
     let mut pump = terminal.map(|master| Pump::of_terminal(master, request.interactive));
     loop {
         let is_signalled = match &mut pump {
-            Some(pump) => pump.step(Some(signals.as_fd()), None),
+            Some(pump) => {
+                let (ready, _shown) = pump.step(&[(signals.as_fd(), PollFlags::IN)], None);
+                ready.first() == Some(&true)
+            }
             None => true,
         };
         if !is_signalled {

@@ -1,11 +1,9 @@
 //! The containers there are: name and configuration, in `state.db`.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
+use invar_image::state::Database;
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior};
+use rusqlite::{OptionalExtension as _, Row, Transaction};
 
-use super::layout::Layout;
 use crate::config::ContainerConfig;
 use crate::container::{ContainerId, ContainerName};
 use crate::error::{EngineError, Result};
@@ -28,18 +26,18 @@ pub(super) struct Entry {
 
 /// All containers of one state root.
 #[derive(Debug)]
-pub(super) struct Registry(Mutex<Connection>);
+pub(super) struct Registry(Database);
 
 impl Registry {
-    pub(super) fn open(layout: &Layout) -> Result<Self> {
-        let connection = invar_image::state::open(layout.root(), "engine", MIGRATIONS)?;
-        Ok(Self(Mutex::new(connection)))
+    pub(super) fn open(database: &Database) -> Result<Self> {
+        database.migrate("engine", MIGRATIONS)?;
+        Ok(Self(database.clone()))
     }
 
     /// Adds a container; its name must be free.
     pub(super) fn insert(&self, entry: &Entry) -> Result<()> {
         let config = serde_json::to_string(&entry.config).expect("a configuration is plain data");
-        self.write(|transaction| {
+        self.0.write(|transaction| {
             require_free(transaction, &entry.name)?;
             transaction.execute(
                 "INSERT INTO containers VALUES (?1, ?2, ?3, ?4)",
@@ -56,7 +54,7 @@ impl Registry {
 
     /// Gives a container another name, which must be free.
     pub(super) fn rename(&self, id: &ContainerId, name: &ContainerName) -> Result<()> {
-        self.write(|transaction| {
+        self.0.write(|transaction| {
             require_free(transaction, name)?;
             let sql = "UPDATE containers SET name = ?2 WHERE id = ?1";
             match transaction.execute(sql, (id.as_str(), name.as_str()))? {
@@ -66,16 +64,26 @@ impl Registry {
         })
     }
 
+    /// Asks a container to be something else.
+    pub(super) fn set_config(&self, id: &ContainerId, config: &ContainerConfig) -> Result<()> {
+        let config = serde_json::to_string(config).expect("a configuration is plain data");
+        let sql = "UPDATE containers SET config = ?2 WHERE id = ?1";
+        match self.0.connection().execute(sql, (id.as_str(), &config))? {
+            0 => Err(not_found(id.as_str())),
+            _ => Ok(()),
+        }
+    }
+
     /// Forgets a container.
     pub(super) fn delete(&self, id: &ContainerId) -> Result<()> {
         let sql = "DELETE FROM containers WHERE id = ?1";
-        self.connection().execute(sql, [id.as_str()])?;
+        self.0.connection().execute(sql, [id.as_str()])?;
         Ok(())
     }
 
     /// Every container, newest first.
     pub(super) fn all(&self) -> Result<Vec<Entry>> {
-        let connection = self.connection();
+        let connection = self.0.connection();
         let sql = format!("{SELECT} ORDER BY created_at DESC, id");
         let mut statement = connection.prepare(&sql)?;
         let rows = statement.query_map([], Stored::read)?;
@@ -101,7 +109,7 @@ impl Registry {
         if !may_be_id {
             return Err(not_found(text));
         }
-        let connection = self.connection();
+        let connection = self.0.connection();
         let mut statement = connection.prepare(&format!("{SELECT} WHERE id LIKE ?1 || '%'"))?;
         let rows = statement.query_map([text], Stored::read)?;
         let mut found = rows.collect::<rusqlite::Result<Vec<_>>>()?;
@@ -116,23 +124,10 @@ impl Registry {
     }
 
     fn one(&self, sql: &str, value: &str) -> Result<Option<Entry>> {
-        let connection = self.connection();
+        let connection = self.0.connection();
         let mut statement = connection.prepare(sql)?;
         let stored = statement.query_row([value], Stored::read).optional()?;
         stored.map(Stored::complete).transpose()
-    }
-
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        // A panic while it was held left no half transaction: dropping one rolls it back.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write<T>(&self, change: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        let mut connection = self.connection();
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let value = change(&transaction)?;
-        transaction.commit()?;
-        Ok(value)
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use composefs::fsverity::{Algorithm, FsVerityHashValue, FsVerityHasher, Sha256HashValue};
-use composefs::repository::{Repository, RepositoryConfig};
+use composefs::repository::{Repository, RepositoryConfig, RepositoryOpenError};
 use rustix::fs::CWD;
 
 use crate::error::{ImageError, Result};
@@ -29,9 +29,16 @@ pub(crate) type Objects = Arc<Repository<ObjectId>>;
 pub(crate) fn open(path: &Path) -> Result<Objects> {
     // Checked by `image fsck` and at import; the kernel's own check (fs-verity) is used for
     // mounts where it exists, so the store itself must not insist on it.
-    let config = RepositoryConfig::new(Algorithm::SHA256).set_insecure();
-    let (mut repository, _is_new) =
-        Repository::init_path(CWD, path, config).map_err(ImageError::store("open it"))?;
+    let init = || {
+        let config = RepositoryConfig::new(Algorithm::SHA256).set_insecure();
+        Repository::init_path(CWD, path, config).map(|(repository, _is_new)| repository)
+    };
+    let opened = match Repository::open_path(CWD, path) {
+        Err(RepositoryOpenError::MetadataMissing) => init(),
+        Err(RepositoryOpenError::Io(error)) if error.kind() == io::ErrorKind::NotFound => init(),
+        opened => opened.map_err(Into::into),
+    };
+    let mut repository = opened.map_err(ImageError::store("open it"))?;
     repository.set_insecure();
     Ok(Arc::new(repository))
 }

@@ -4,6 +4,18 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
+/// When a container's image is pulled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PullPolicy {
+    /// When it is not here.
+    #[default]
+    Missing,
+    /// Each time: the tag may have moved.
+    Always,
+    /// Not at all.
+    Never,
+}
+
 /// What to run, and how.
 #[derive(Debug, Default, clap::Args)]
 #[allow(
@@ -14,6 +26,10 @@ pub(crate) struct Options {
     /// Name of the container (default: a random one)
     #[arg(long)]
     pub(crate) name: Option<String>,
+
+    /// When to get the image from its registry
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    pub(crate) pull: PullPolicy,
 
     /// Set an environment variable; NAME alone takes its value from this environment
     #[arg(short, long, value_name = "NAME[=VALUE]", help_heading = "Program")]
@@ -126,6 +142,13 @@ pub(crate) struct Options {
     #[arg(long, value_name = "CAPABILITY", help_heading = "Limits")]
     pub(crate) cap_drop: Vec<String>,
 
+    /// Start it again when it ends: no, always, unless-stopped, on-failure[:TIMES] (default: no)
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) restart: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) health: HealthOptions,
+
     /// Host name inside the container (default: its short id)
     #[arg(short = 'h', long, value_name = "NAME", help_heading = "Program")]
     pub(crate) hostname: Option<String>,
@@ -145,6 +168,38 @@ pub(crate) struct Options {
     /// Print help (-h is --hostname, as with Docker)
     #[arg(long, action = clap::ArgAction::HelpLong)]
     pub(crate) help: (),
+}
+
+/// How a container's health is found out.
+#[derive(Debug, Default, Clone, clap::Args)]
+pub(crate) struct HealthOptions {
+    /// Shell command that ends with 0 while the container is well, instead of the image's
+    #[arg(long, value_name = "COMMAND", help_heading = "Health")]
+    pub(crate) health_cmd: Option<String>,
+
+    /// Pause between two checks: 5s, 1m30s (default: 30s)
+    #[arg(long, value_name = "TIME", help_heading = "Health")]
+    pub(crate) health_interval: Option<String>,
+
+    /// Longest a check may take (default: 30s)
+    #[arg(long, value_name = "TIME", help_heading = "Health")]
+    pub(crate) health_timeout: Option<String>,
+
+    /// Failures in a row that make it unhealthy (default: 3)
+    #[arg(long, value_name = "NUMBER", help_heading = "Health")]
+    pub(crate) health_retries: Option<u32>,
+
+    /// Failures do not count for so long after the start (default: 0s)
+    #[arg(long, value_name = "TIME", help_heading = "Health")]
+    pub(crate) health_start_period: Option<String>,
+
+    /// Pause between two checks during that time (default: 5s)
+    #[arg(long, value_name = "TIME", help_heading = "Health")]
+    pub(crate) health_start_interval: Option<String>,
+
+    /// Leave the image's health check out
+    #[arg(long, help_heading = "Health")]
+    pub(crate) no_healthcheck: bool,
 }
 
 /// Networks by name.

@@ -14,6 +14,7 @@ use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::pipe::{PipeFlags, pipe_with};
+use seccompiler::BpfProgram;
 
 use super::Request;
 use super::terminal;
@@ -47,22 +48,62 @@ pub(super) enum Streams {
         stdout: OwnedFd,
         stderr: OwnedFd,
         /// Kept open so that a program nobody types to waits instead of seeing an end.
-        _stdin: Option<OwnedFd>,
+        stdin: Option<OwnedFd>,
     },
     /// The terminal's other side.
     Terminal(OwnedFd),
 }
 
+impl Streams {
+    /// The streams, and where a command that attaches later may type.
+    pub(super) fn split(self, is_attached: bool) -> (Self, Option<OwnedFd>) {
+        match self {
+            Self::Pipes {
+                stdout,
+                stderr,
+                stdin,
+            } => {
+                let streams = Self::Pipes {
+                    stdout,
+                    stderr,
+                    stdin: None,
+                };
+                (streams, stdin.filter(|_| !is_attached))
+            }
+            Self::Terminal(master) => {
+                let typed = master.try_clone().ok();
+                (Self::Terminal(master), typed)
+            }
+        }
+    }
+}
+
 type Outcome<T> = Result<T, Failure>;
+
+/// What needs no root yet.
+pub(super) struct Prepared {
+    signals: SignalFd,
+    filters: Vec<BpfProgram>,
+}
+
+/// Leaves the caller's session, signals, mounts and network.
+pub(super) fn prepare(request: &Request) -> Outcome<Prepared> {
+    let signals = become_shim()?;
+    if !request.host_network {
+        own_network()?;
+    }
+    let filters = seccomp::filters(&request.capabilities).map_err(setup)?;
+    Ok(Prepared { signals, filters })
+}
 
 /// Starts the container; returns once its program was executed.
 pub(super) fn launch(
     request: &Request,
     directory: &Directory,
+    prepared: Prepared,
     root: OwnedFd,
     status: &mut Status,
 ) -> Outcome<Run> {
-    let signals = become_shim(request)?;
     fs::create_dir_all(directory.rootfs()).map_err(setup)?;
     mount::attach(&root, &directory.rootfs()).map_err(setup)?;
     drop(root);
@@ -70,7 +111,7 @@ pub(super) fn launch(
 
     let (reader, outcome) = pipe()?;
     let executor = Program {
-        filters: seccomp::filters(&request.capabilities).map_err(setup)?,
+        filters: prepared.filters,
         outcome: Rc::new(outcome),
         cwd: request.cwd.clone(),
         size: (request.tty && request.attached)
@@ -100,16 +141,15 @@ pub(super) fn launch(
         .pid()
         .ok_or_else(|| setup("it has no process"))?
         .as_raw();
-    record(init, status)?;
+    record(init, request.history.restarts, status)?;
     Ok(Run {
         init,
-        signals,
+        signals: prepared.signals,
         streams,
     })
 }
 
-/// Leaves the caller's session, signals and namespaces.
-fn become_shim(request: &Request) -> Outcome<SignalFd> {
+fn become_shim() -> Outcome<SignalFd> {
     invar_sys::signal::unblock_all().map_err(setup)?;
     rustix::process::setsid().map_err(setup)?;
     // The first three are for the container, not for its shim: a closing terminal or a signal to
@@ -117,14 +157,16 @@ fn become_shim(request: &Request) -> Outcome<SignalFd> {
     let signals = SignalFd::block(&[SIGHUP, SIGINT, SIGTERM, SIGCHLD, SIGWINCH]).map_err(setup)?;
     process::become_subreaper().map_err(setup)?;
     process::unshare_mounts().map_err(setup)?;
-    if !request.host_network {
-        network::unshare().map_err(setup)?;
-        for (setting, value) in OWN_NETWORK {
-            // Each is a convenience, and a kernel may be built without it.
-            fs::write(setting, value).ok();
-        }
-    }
     Ok(signals)
+}
+
+fn own_network() -> Outcome<()> {
+    network::unshare().map_err(setup)?;
+    for (setting, value) in OWN_NETWORK {
+        // Each is a convenience, and a kernel may be built without it.
+        fs::write(setting, value).ok();
+    }
+    Ok(())
 }
 
 /// The engine's files, in memory: a mount of them then tells nothing of the host's paths.
@@ -189,7 +231,7 @@ fn connect(
     let ends = Ends::Pipes(Streams::Pipes {
         stdout,
         stderr,
-        _stdin: kept,
+        stdin: kept,
     });
     Ok((builder.with_stdin(stdin), ends))
 }
@@ -206,7 +248,7 @@ impl Ends {
     }
 }
 
-fn record(init: i32, status: &mut Status) -> Outcome<()> {
+fn record(init: i32, restarts: u32, status: &mut Status) -> Outcome<()> {
     let identity = |pid: u32| {
         Identity::of(pid).ok_or_else(|| Failure::Setup {
             reason: "the program ended while it was being started".to_owned(),
@@ -217,6 +259,7 @@ fn record(init: i32, status: &mut Status) -> Outcome<()> {
         init: identity(u32::try_from(init).unwrap_or(0))?,
         shim: identity(std::process::id())?,
         at: jiff::Timestamp::now(),
+        restarts,
     };
     status.append(&record).map_err(setup)
 }
