@@ -152,6 +152,8 @@ mod tests {
             stop_signal: "SIGINT".to_owned(),
             auto_remove: false,
             labels: [("a".to_owned(), "b".to_owned())].into(),
+            restart: crate::config::Restart::default(),
+            health: None,
         };
         let body = body(&config).unwrap();
         assert_eq!(body.entrypoint, Some(vec!["serve".to_owned()]));

@@ -49,6 +49,8 @@ fn build(
         id: &id,
         name: &service.image,
         config: &config,
+        // The driver runs the check of the file; the image's own is not read.
+        health: None,
     };
     let mut config = container_config::resolve(&options, &command, &settings, &Host::here()?)?;
     let kind = site.engine.kind();
