@@ -165,7 +165,7 @@ mod tests {
             stop_signal: "SIGINT".to_owned(),
             auto_remove: false,
             labels: [("a".to_owned(), "b".to_owned())].into(),
-            restart: crate::config::Restart::No,
+            restart: crate::config::Restart::default(),
             health: None,
         };
         let body = body(&config).unwrap();

@@ -49,7 +49,7 @@ fn build(
         id: &id,
         name: &service.image,
         config: &config,
-        // A rollout asks for health itself, before traffic goes there.
+        // The driver runs the check of the file; the image's own is not read.
         health: None,
     };
     let mut config = container_config::resolve(&options, &command, &settings, &Host::here()?)?;
