@@ -153,6 +153,7 @@ mod tests {
                 },
             ],
             network: Network::Named("bridge".to_owned()),
+            networking: crate::config::Networking::default(),
             resources: Resources {
                 memory: Some(1 << 20),
                 nano_cpus: None,
