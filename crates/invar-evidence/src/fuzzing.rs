@@ -13,7 +13,7 @@ use crate::store::{Evidence, State};
 use crate::tree::check;
 use crate::tree::entry::Entry;
 use crate::tree::list::Reader;
-use crate::{archive, custody, report};
+use crate::{archive, custody};
 
 const KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
     MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n\
@@ -96,7 +96,7 @@ pub fn report(bytes: &[u8]) {
         header: header.or_else(|| Header::parse(HEADER.as_bytes()).ok()),
     };
     let mut page = Vec::new();
-    if report::report(&evidence, &mut page).is_ok() {
+    if crate::report(&evidence, &mut page).is_ok() {
         let page = String::from_utf8(page).expect("a page is text");
         for forbidden in ["<script", "href=", "src=", "<img", "\u{1b}"] {
             assert!(!page.contains(forbidden), "{forbidden}");
