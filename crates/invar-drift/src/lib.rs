@@ -32,6 +32,7 @@ mod mounts;
 mod origin;
 mod overlay;
 mod patch;
+pub mod path;
 mod renames;
 mod rules;
 mod text;

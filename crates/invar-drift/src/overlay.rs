@@ -7,6 +7,7 @@ use rustix::fs::{FileType, Statx};
 use rustix::io::Result;
 
 use crate::dir::{attributes, file_type, get_attribute};
+pub(crate) use crate::path::{join, parent};
 
 /// Which extended attributes an overlay keeps its marks in.
 ///
@@ -154,21 +155,4 @@ pub(crate) fn follow(redirect: &[u8], parent: Option<&[u8]>) -> Option<Vec<u8>> 
     parent
         .filter(|_| is_name)
         .map(|parent| join(parent, redirect))
-}
-
-/// `dir/name`, where the root is `/`.
-pub(crate) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    let mut path = Vec::with_capacity(dir.len() + 1 + name.len());
-    path.extend_from_slice(dir.strip_suffix(b"/").unwrap_or(dir));
-    path.push(b'/');
-    path.extend_from_slice(name);
-    path
-}
-
-/// The directory of a path; `/` for a top one.
-pub(crate) fn parent(path: &[u8]) -> &[u8] {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        None | Some(0) => b"/",
-        Some(slash) => &path[..slash],
-    }
 }

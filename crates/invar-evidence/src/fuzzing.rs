@@ -1,4 +1,4 @@
-//! Entry points for the fuzz targets in `/fuzz`, compiled for them alone.
+//! Entry points for the fuzz targets in `/fuzz`, compiled for them and for tests alone.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::store::{Evidence, State};
 use crate::tree::check;
 use crate::tree::entry::Entry;
 use crate::tree::list::Reader;
-use crate::{archive, custody, report};
+use crate::{archive, custody};
 
 const KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
     MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n\
@@ -96,7 +96,7 @@ pub fn report(bytes: &[u8]) {
         header: header.or_else(|| Header::parse(HEADER.as_bytes()).ok()),
     };
     let mut page = Vec::new();
-    if report::report(&evidence, &mut page).is_ok() {
+    if crate::report(&evidence, &mut page).is_ok() {
         let page = String::from_utf8(page).expect("a page is text");
         for forbidden in ["<script", "href=", "src=", "<img", "\u{1b}"] {
             assert!(!page.contains(forbidden), "{forbidden}");
@@ -115,4 +115,46 @@ fn with_file(name: &str, bytes: &[u8], read: impl FnOnce(&Path)) {
     let dir = tempfile::tempdir().expect("there is room");
     fs_err::write(dir.path().join(name), bytes).expect("there is room");
     read(dir.path());
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Records as a capture writes them.
+    const SEEDS: &[&str] = &[
+        HEADER,
+        r#"{"path":"/etc/passwd","kind":"file","mode":420,"uid":0,"gid":0,"size":3,"mtime":[1,2],
+"atime":[1,2],"ctime":[1,2],"inode":1,"links":1}"#,
+        r#"{"tree":"tmpfs-0","kind":"tmpfs","mounted_at":"/tmp","method":"copied","entries":1,
+"linked":0,"reflinked":0,"copied":4}"#,
+        "00400000-00401000 r-xp 00001000 08:1f 42  /bin/a b\nRss: 4 kB\nSwap: 0 kB\n",
+        r#"{"path":"/a","compatible":"A","actual":"A","severity":"high","finding":{"text":"x",
+"technique":"T1"}}"#,
+        r#"{"datetime":"2026-03-17T09:15:00Z","timestamp_desc":"Start Time","message":"/a created"}"#,
+    ];
+
+    proptest! {
+        #[test]
+        fn damaged_records_are_read_or_refused(
+            seed in 0..SEEDS.len(),
+            kind: u8,
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            cut: prop::sample::Index,
+        ) {
+            let mut bytes = SEEDS[seed].as_bytes().to_vec();
+            for (at, value) in flips {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            let keeps_all = kind.is_multiple_of(3);
+            let end = if keeps_all { bytes.len() } else { cut.index(bytes.len()) };
+            let bytes = &bytes[..end];
+            records(&[&[kind], bytes].concat());
+            archive(bytes);
+            report(&[bytes, b"\0", bytes, b"\0", bytes, b"\0", bytes].concat());
+        }
+    }
 }

@@ -23,7 +23,7 @@ mod error;
 mod export;
 mod failpoint;
 mod files;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod header;
 mod id;

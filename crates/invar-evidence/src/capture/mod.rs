@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 use invar_drift::{Comparison, Namespace};
 use invar_engine::{Container, Engine, EngineError, MountKind, RootFs, State};
 use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
 
 use self::freeze::Frozen;
 use self::held::HeldFiles;
@@ -512,10 +513,12 @@ pub(crate) fn state_name(state: &State) -> &'static str {
     }
 }
 
-/// When the host was started (`btime` of `/proc/stat`).
+/// When the host was started, to the millisecond: processes tell their start from it.
 pub(crate) fn boot_time() -> Option<Timestamp> {
-    let (text, _) = files::read_start("/proc/stat".as_ref(), 1 << 20).ok()?;
-    let text = String::from_utf8(text).ok()?;
-    let seconds = text.lines().find_map(|line| line.strip_prefix("btime "))?;
-    Timestamp::from_second(seconds.trim().parse().ok()?).ok()
+    let millis = |clock| {
+        let time = clock_gettime(clock);
+        Some(time.tv_sec.checked_mul(1000)? + time.tv_nsec / 1_000_000)
+    };
+    let booted = millis(ClockId::Realtime)?.checked_sub(millis(ClockId::Boottime)?)?;
+    Timestamp::from_millisecond(booted).ok()
 }

@@ -15,7 +15,7 @@ use crate::files;
 use crate::header::Header;
 use crate::lines::Lines;
 use crate::text;
-use crate::tree::entry::{Entry, Instant};
+use crate::tree::entry::{Entry, EntryKind, Instant};
 use crate::tree::list::Reader;
 
 /// Its name in the evidence.
@@ -98,7 +98,9 @@ fn files_events(
     entry: &Entry,
     add: &mut impl FnMut(Option<Timestamp>, &'static str, String),
 ) {
-    if entry.is_whiteout() {
+    let is_device = matches!(entry.kind, EntryKind::Character | EntryKind::Block);
+    // The engine fills `/dev` at every start.
+    if entry.is_whiteout() || (is_device && !at.is_empty()) {
         return;
     }
     let path = format!("{at}{}", text::shown(&entry.path));

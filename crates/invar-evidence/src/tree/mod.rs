@@ -17,6 +17,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use invar_drift::open_beneath;
+pub(crate) use invar_drift::path::{join, name, parent};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Statx, StatxFlags, openat, statx};
 use rustix::io::{Errno, Result};
 
@@ -61,28 +62,6 @@ pub(crate) fn reopen(seen: BorrowedFd<'_>) -> Result<OwnedFd> {
         Err(Errno::PERM) => openat(CWD, &path, flags, Mode::empty()),
         opened => opened,
     }
-}
-
-/// `dir/name`, where the root is `/`.
-pub(crate) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    let mut path = Vec::with_capacity(dir.len() + 1 + name.len());
-    path.extend_from_slice(dir.strip_suffix(b"/").unwrap_or(dir));
-    path.push(b'/');
-    path.extend_from_slice(name);
-    path
-}
-
-/// The directory of a path; `/` for a top one.
-pub(crate) fn parent(path: &[u8]) -> &[u8] {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        None | Some(0) => b"/",
-        Some(slash) => &path[..slash],
-    }
-}
-
-/// The last name of a path.
-pub(crate) fn name(path: &[u8]) -> &[u8] {
-    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
 }
 
 /// Opens a regular file of the evidence itself; a link or anything else is refused.

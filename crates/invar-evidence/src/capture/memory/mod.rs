@@ -413,7 +413,7 @@ fn about(pid: u32, proc: &Path, limits: &Limits) -> About {
 }
 
 /// Reads bytes as what the kernel says of a process's memory, and writes the head of its core.
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let maps = maps::parse(bytes);
     let text = String::from_utf8_lossy(bytes);

@@ -99,10 +99,15 @@ fn found(summary: &Summary, add: &mut impl FnMut(&str, &str)) {
             invar_evidence::Method::Linked => "linked",
             invar_evidence::Method::Copied => "copied",
         };
-        add(
-            "upper",
-            &format!("{how}, {} copied", printer::size(upper.copied)),
-        );
+        let mut text = format!("{how}, {} copied", printer::size(upper.copied));
+        if upper.taken_live > 0 {
+            text.push_str(", most of it after it went on");
+        }
+        if upper.changed_meanwhile > 0 {
+            let more = format!("; {} entries changed meanwhile", upper.changed_meanwhile);
+            text.push_str(&more);
+        }
+        add("upper", &text);
     }
     let changes: Vec<String> = SEVERITIES
         .iter()
