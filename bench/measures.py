@@ -7,6 +7,7 @@ import time
 
 import peers
 from gateway import gateway
+from registry import pull
 from table import Row
 
 MANY_FILES = "i=0; while [ $i -lt 100 ]; do mkdir /data/$i; j=0; while [ $j -lt 1000 ]; do : > /data/$i/$j; j=$((j+1)); done; i=$((i+1)); done"
@@ -211,5 +212,6 @@ ALL = {
     "capture": capture,
     "replace": replace,
     "import": import_rootfs,
+    "pull": pull,
     "gateway": gateway,
 }

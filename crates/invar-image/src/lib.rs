@@ -30,6 +30,7 @@ mod prune;
 mod reference;
 pub mod registry;
 mod save;
+mod sources;
 pub mod state;
 mod store;
 mod tar;

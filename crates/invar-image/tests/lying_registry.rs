@@ -531,6 +531,34 @@ fn a_token_is_had_from_the_server_the_registry_names() {
     assert!(!said.contains("wrong"), "{said}");
 }
 
+#[test]
+fn a_token_server_may_be_the_registry_itself_on_the_same_connection() {
+    let honest = honest();
+    let server = Server::start(move |request| {
+        let host = request.header("host").unwrap();
+        if request.path.starts_with("/token?") {
+            assert_eq!(request.header("authorization"), None);
+            return Response::new(200, r#"{"token":"anybody"}"#);
+        }
+        if request.header("authorization") == Some("Bearer anybody") {
+            return honest.answer(request);
+        }
+        let challenge = format!("Bearer realm=\"http://{host}/token\",service=\"x\"");
+        let body = r#"{"errors":[{"code":"UNAUTHORIZED"}]}"#;
+        Response::new(401, body).header("WWW-Authenticate", challenge)
+    });
+    let start = std::time::Instant::now();
+    Stage::new().pull(&server).unwrap();
+    // Waiting for a connection that is never free would take longer.
+    assert!(start.elapsed() < Duration::from_secs(30));
+    let tokens = server
+        .requests()
+        .iter()
+        .filter(|r| r.path.starts_with("/token"))
+        .count();
+    assert_eq!(tokens, 1);
+}
+
 fn tls(directory: &Path) -> Arc<rustls::ServerConfig> {
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};

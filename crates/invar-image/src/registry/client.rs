@@ -14,7 +14,7 @@ use super::challenge::{self, Challenge};
 use super::credentials::{self, Credentials};
 use super::endpoint::Endpoint;
 use super::error::{self, RegistryError, is_transient};
-use super::http::{Answer, Ask, Http, is_plain};
+use super::http::{Answer, Ask, ERROR_ANSWER, Http, is_plain};
 use super::progress::{Event, Listener};
 use super::tls::Tls;
 use super::token::{self, Token, Wanted};
@@ -22,8 +22,6 @@ use super::url::{Origin, Url};
 
 /// Most redirects of one request.
 const MOST_REDIRECTS: u32 = 10;
-/// Longest error answer that is read.
-pub(crate) const ERROR_ANSWER: u64 = 64 << 10;
 
 /// What all threads that speak to one registry share.
 pub(crate) struct Client {
@@ -264,6 +262,8 @@ impl Session {
             })?;
             if answer.status == StatusCode::UNAUTHORIZED && is_registry && !is_renewed {
                 is_renewed = true;
+                // The token server may be the same host, on the same connection.
+                answer.drain();
                 if self.authenticate(&answer, call.scopes)? {
                     continue;
                 }
@@ -281,7 +281,7 @@ impl Session {
                 RegistryError::protocol(call.what, format!("a redirect of {url}: {reason}"))
             })?;
             // Its connection can be used again once it was read.
-            answer.small(call.what, ERROR_ANSWER).ok();
+            answer.drain();
         }
     }
 

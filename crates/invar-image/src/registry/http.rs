@@ -26,6 +26,11 @@ use super::url::{Origin, Scheme, Url};
 /// How long an answer may take to begin, and then each piece of it.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// How long a kept connection may take to be ready again.
+const READY: Duration = Duration::from_secs(1);
+/// Longest error answer that is read.
+pub(crate) const ERROR_ANSWER: u64 = 64 << 10;
+
 /// How Invar calls itself.
 const AGENT: &str = concat!("invar/", env!("CARGO_PKG_VERSION"));
 
@@ -76,7 +81,7 @@ impl Http {
         // The other side may have closed a kept connection in the meantime.
         if let Some(mut sender) = self.open.remove(origin) {
             let ready = async {
-                timeout(PATIENCE, sender.ready())
+                timeout(READY, sender.ready())
                     .await
                     .is_ok_and(|r| r.is_ok())
             };
@@ -128,6 +133,7 @@ impl Http {
             url: ask.url.clone(),
             body,
             piece: Bytes::new(),
+            kept: None,
             runtime: Arc::clone(&self.runtime),
         })
     }
@@ -179,6 +185,8 @@ pub(crate) struct Answer {
     pub(crate) url: Url,
     body: Incoming,
     piece: Bytes,
+    /// The body of an error, once it was read.
+    kept: Option<Vec<u8>>,
     runtime: Arc<Runtime>,
 }
 
@@ -198,8 +206,16 @@ impl Answer {
         self.url.origin.authority()
     }
 
+    /// Reads the body of an error, for whoever asks for it later.
+    pub(crate) fn drain(&mut self) {
+        self.kept = Some(self.small("error", ERROR_ANSWER).unwrap_or_default());
+    }
+
     /// Reads a small body whole; longer than `limit` is an error.
     pub(crate) fn small(&mut self, what: &str, limit: u64) -> Result<Vec<u8>, RegistryError> {
+        if let Some(kept) = self.kept.take() {
+            return Ok(kept);
+        }
         let too_long =
             || RegistryError::protocol(what, format!("the answer is longer than {limit} bytes"));
         if self.length().is_some_and(|length| length > limit) {

@@ -63,6 +63,10 @@ pub fn push_layout(
             Some(name) => Some(format!("{}-{name}", reference.tag())),
             None => None,
         };
+        if let Some(tag) = &tag {
+            // The layout's own names must not choose another address.
+            Reference::parse(&format!("{}:{tag}", reference.name()))?;
+        }
         let digest = pushing.manifest(entry, tag.as_deref(), limits.metadata)?;
         let name = match tag {
             Some(tag) => format!("{}:{tag}", reference.name()),

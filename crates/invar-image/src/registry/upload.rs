@@ -84,7 +84,7 @@ impl Session {
         if let Some(location) = answer.header(LOCATION)
             && let Ok(url) = answer.url.join(location)
         {
-            answer.small(&what, super::client::ERROR_ANSWER).ok();
+            answer.small(&what, super::http::ERROR_ANSWER).ok();
             self.call(&Call::new(&what, Method::DELETE, url, scopes))
                 .ok();
         }
@@ -138,7 +138,7 @@ impl Session {
         call.headers.insert(CONTENT_TYPE, kind);
         call.payload = content.payload(counter);
         let mut answer = self.call_once(&call)?;
-        answer.small(&what, super::client::ERROR_ANSWER)?;
+        answer.small(&what, super::http::ERROR_ANSWER)?;
         Ok(())
     }
 

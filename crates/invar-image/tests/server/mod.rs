@@ -54,6 +54,11 @@ impl Response {
         self
     }
 
+    /// Nothing can follow an answer whose length is not known.
+    fn ends_connection(&self) -> bool {
+        self.is_endless || self.length.is_some_and(|length| length != self.body.len())
+    }
+
     fn send(&self, stream: &mut impl Write) -> std::io::Result<()> {
         let mut head = format!("HTTP/1.1 {} Said\r\n", self.status);
         for (name, value) in &self.headers {
@@ -63,7 +68,10 @@ impl Response {
             let length = self.length.unwrap_or(self.body.len());
             head = format!("{head}Content-Length: {length}\r\n");
         }
-        head.push_str("Connection: close\r\n\r\n");
+        if self.ends_connection() {
+            head.push_str("Connection: close\r\n");
+        }
+        head.push_str("\r\n");
         stream.write_all(head.as_bytes())?;
         stream.write_all(&self.body)?;
         if self.is_endless {
@@ -140,16 +148,32 @@ fn exchange(
     answer: &dyn Fn(&Request) -> Response,
 ) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
-    let mut line = String::new();
-    stream.read_line(&mut line)?;
+    while let Some(request) = request(&mut stream)? {
+        log.lock().unwrap().push(request.clone());
+        let response = answer(&request);
+        response.send(stream.get_mut())?;
+        if response.ends_connection() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The next request of a connection.
+fn request(stream: &mut BufReader<impl Read + Write>) -> std::io::Result<Option<Request>> {
+    let mut line = Vec::new();
+    stream.by_ref().take(1 << 14).read_until(b'\n', &mut line)?;
+    let line = String::from_utf8_lossy(&line).into_owned();
     let mut words = line.split(' ');
     let method = words.next().unwrap_or_default().to_owned();
     let path = words.next().unwrap_or_default().to_owned();
-    if path.is_empty() {
-        // A client that tries TLS first.
-        return stream
+    if !path.starts_with('/') {
+        // The end, or a client that tries TLS first.
+        stream
             .get_mut()
-            .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+            .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            .ok();
+        return Ok(None);
     }
     let mut headers = Vec::new();
     loop {
@@ -166,13 +190,10 @@ fn exchange(
         headers,
         body: Vec::new(),
     };
-    let length = request
-        .header("content-length")
-        .map_or(0, |text| text.parse().unwrap());
-    request.body = vec![0; length];
+    let length = request.header("content-length");
+    request.body = vec![0; length.map_or(0, |text| text.parse().unwrap())];
     stream.read_exact(&mut request.body)?;
-    log.lock().unwrap().push(request.clone());
-    answer(&request).send(stream.get_mut())
+    Ok(Some(request))
 }
 
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

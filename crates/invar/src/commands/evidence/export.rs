@@ -72,9 +72,9 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         (None, None) => {}
     }
     if let Some(exported) = exported {
-        if let Some(output) = &args.output {
-            sign(output, args.signature.as_deref(), &exported)?;
-        }
+        // In a registry there is no file beside which the signature could lie.
+        let output = args.output.as_deref().unwrap_or(Path::new("-"));
+        sign(output, args.signature.as_deref(), &exported)?;
         notes(&exported);
     }
     Ok(ExitCode::SUCCESS)
