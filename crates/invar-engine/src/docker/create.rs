@@ -165,6 +165,9 @@ mod tests {
             stop_signal: "SIGINT".to_owned(),
             auto_remove: false,
             labels: [("a".to_owned(), "b".to_owned())].into(),
+            networking: crate::config::Networking::default(),
+            health: None,
+            restart: crate::config::Restart::No,
         };
         let body = body(&config).unwrap();
         assert_eq!(body.entrypoint, Some(vec!["serve".to_owned()]));
