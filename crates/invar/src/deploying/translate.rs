@@ -137,11 +137,13 @@ fn options(project: &Project, service: &Service, root: &Path) -> anyhow::Result<
     })
 }
 
-/// Services use the host's network, each container with a port of its own that it is told in
-/// `PORT`.
+/// Networks of the file are the engine's one network; a host that can have none shares its own.
 fn network(mode: &NetworkMode) -> Network {
     match mode {
         NetworkMode::None => Network::None,
+        NetworkMode::Default if embedded::has_bridges() => {
+            Network::Named(embedded::DEFAULT_NETWORK.to_owned())
+        }
         NetworkMode::Default | NetworkMode::Host => Network::Host,
     }
 }
