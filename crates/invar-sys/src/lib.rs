@@ -17,3 +17,4 @@ pub mod signal;
 pub mod signal_names;
 pub mod together;
 pub mod tree;
+mod workshop;

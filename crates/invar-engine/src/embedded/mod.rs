@@ -13,6 +13,7 @@
 
 mod cgroup;
 mod channel;
+mod devices;
 mod exec;
 mod init;
 mod layout;
