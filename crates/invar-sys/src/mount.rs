@@ -125,13 +125,13 @@ struct Plan {
 }
 
 impl Plan {
-    /// As [`Plan::mount`], also where the kernel takes no detached mount as a layer (before 6.15).
+    /// As [`Plan::mount`], also where the kernel takes no detached mount as a layer.
     fn mount_anywhere(self, layers: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
-        match self.mount(layers) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                self.mount_in_workshop(layers)
-            }
-            made => made,
+        // Not tried first: an attempt that fails marks the work directory as in use.
+        if workshop::is_needed() {
+            self.mount_in_workshop(layers)
+        } else {
+            self.mount(layers)
         }
     }
 

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{CWD, Mode, OFlags, fstat, mkdirat, openat};
 use rustix::mount::{
@@ -22,6 +22,23 @@ use crate::mount;
 
 /// Bytes of the file system that only holds empty directories.
 const SIZE: u64 = 1 << 20;
+
+/// Whether this kernel takes only attached mounts as layers: every one before 6.15. It costs a
+/// newer kernel's backport of that nothing but time.
+pub(crate) fn is_needed() -> bool {
+    static NEEDED: OnceLock<bool> = OnceLock::new();
+    *NEEDED.get_or_init(|| {
+        let release = fs_err::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        version(&release).is_none_or(|version| version < (6, 15))
+    })
+}
+
+/// The first two numbers of a kernel's release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|byte: char| !byte.is_ascii_digit());
+    let major = numbers.next()?.parse().ok()?;
+    Some((major, numbers.next()?.parse().ok()?))
+}
 
 /// Does `work` with handles that mean the same as `layers` and that an overlay made in it takes.
 pub(crate) fn with_layers(
@@ -160,6 +177,18 @@ mod tests {
 
     use super::*;
     use crate::mount::Overlay;
+
+    #[test]
+    fn the_version_is_read_from_every_form_of_a_release() {
+        for (release, expected) in [
+            ("6.1.0-50-cloud-amd64", Some((6, 1))),
+            ("6.15", Some((6, 15))),
+            ("7.0-rc1", Some((7, 0))),
+            ("strange", None),
+        ] {
+            assert_eq!(version(release), expected, "{release}");
+        }
+    }
 
     #[test]
     fn an_overlay_over_detached_mounts_leaves_nothing_on_the_host() {
