@@ -110,10 +110,7 @@ fn program(rules: &[DeviceRule]) -> Vec<Instruction> {
 
 /// Ends with 0 (refused) or 1 (allowed).
 const fn answer(value: i32) -> [Instruction; 2] {
-    [
-        step(MOVE, RESULT, 0, 0, value),
-        step(EXIT, 0, 0, 0, 0),
-    ]
+    [step(MOVE, RESULT, 0, 0, value), step(EXIT, 0, 0, 0, 0)]
 }
 
 impl DeviceRule {
