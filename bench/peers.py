@@ -46,6 +46,18 @@ def seconds(command: list, output=subprocess.DEVNULL) -> float:
     return taken
 
 
+def output_and_peak(command: list) -> tuple:
+    """The standard output of a command that must succeed, and the most memory it had resident, in bytes."""
+    command = [str(part) for part in command]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        sys.exit(f"bench: {' '.join(command)} ended with {process.returncode}")
+    return output, 1024.0 * usage.ru_maxrss
+
+
 def proportional_set_size(pid: int) -> float:
     rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
     return 1024.0 * int(next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")))
@@ -204,6 +216,19 @@ def busybox_rootfs(bench) -> pathlib.Path:
     (tree / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n", encoding="utf-8")
     tar = bench.directory / "busybox.tar"
     checked(["tar", "-C", tree, "--numeric-owner", "--owner=0", "--group=0", "-cf", tar, "."])
+    return tar
+
+
+def many_files_rootfs(bench) -> pathlib.Path:
+    """The tar with 100,000 small files more."""
+    tree = bench.directory / "busybox"
+    for directory in range(100):
+        (tree / f"data/{directory}").mkdir()
+        for file in range(1000):
+            (tree / f"data/{directory}/{file}").write_text(f"{file}\n", encoding="utf-8")
+    tar = bench.directory / "many.tar"
+    checked(["tar", "-C", tree, "--numeric-owner", "--owner=0", "--group=0", "-cf", tar, "."])
+    shutil.rmtree(tree / "data")
     return tar
 
 

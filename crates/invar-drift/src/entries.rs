@@ -32,7 +32,7 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    pub(crate) fn names(&self) -> impl Iterator<Item = (&CStr, rustix::fs::FileType)> {
+    pub(crate) fn names(&self) -> impl ExactSizeIterator<Item = (&CStr, rustix::fs::FileType)> {
         self.range.clone().map(|index| self.names.get(index))
     }
 }

@@ -232,6 +232,8 @@ impl<'a> Walk<'a> {
 
     fn entries<'s>(&'s self, scope: &Scope<'s>, chunk: &Chunk, handles: &Handles) -> Result<()> {
         let mut look = Look::new(self, chunk, handles);
+        // Most of what a container has of its own was added.
+        look.found.changes.reserve(chunk.names().len());
         for (name, file_type) in chunk.names() {
             match look.entry(scope, name, file_type) {
                 Ok(()) => {}

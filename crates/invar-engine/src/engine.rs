@@ -56,7 +56,8 @@ pub trait Engine: Send + Sync {
     /// Lets a frozen container go on.
     fn resume(&self, id: &ContainerId) -> Result<()>;
 
-    /// Every process of the container as the host numbers it. Exact only while paused.
+    /// Every process of the container as the host numbers it, its first process first. Exact only
+    /// while paused.
     fn processes(&self, id: &ContainerId) -> Result<Vec<u32>>;
 
     /// Runs one more program in a running container and waits for it; its exit code.
@@ -134,6 +135,8 @@ pub struct ExecConfig {
     pub tty: bool,
     /// Keep standard input open.
     pub interactive: bool,
+    /// Throw away what it writes; otherwise it goes to the caller's streams.
+    pub quiet: bool,
 }
 
 /// Which log lines to read.

@@ -43,6 +43,14 @@ pub enum EvidenceError {
         /// Which.
         id: String,
     },
+    /// A mount that was asked for is not there.
+    #[error("the container {container:?} has no mount at {at:?}")]
+    NoSuchMount {
+        /// The container.
+        container: String,
+        /// Where it was expected.
+        at: String,
+    },
     /// The engine refused or failed.
     #[error("could not {action}")]
     Engine {

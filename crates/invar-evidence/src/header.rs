@@ -134,14 +134,59 @@ impl Subject {
 }
 
 /// What a capture was asked to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// The container is killed while it is frozen.
     pub stop: bool,
     /// The container is removed once the evidence is sealed.
     pub remove: bool,
-    /// Temporary file systems are taken too.
+    /// What is taken.
+    #[serde(flatten)]
+    pub wanted: Wanted,
+}
+
+/// What is taken beside processes, upper directory, output and settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Temporary file systems: memory that is gone with the container.
     pub tmpfs: bool,
+    /// Volumes.
+    #[serde(default)]
+    pub volumes: Volumes,
+    /// Any other mounts, by their place in the container.
+    #[serde(default)]
+    pub mounts: Vec<String>,
+    /// The memory of the processes.
+    #[serde(default)]
+    pub memory: bool,
+    /// The container stays frozen until everything is copied, however long that takes.
+    #[serde(default)]
+    pub exact: bool,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self {
+            tmpfs: true,
+            volumes: Volumes::None,
+            mounts: Vec::new(),
+            memory: false,
+            exact: false,
+        }
+    }
+}
+
+/// Which files of volumes are taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Volumes {
+    /// None: they outlive the container.
+    #[default]
+    None,
+    /// Those that were written, or whose metadata was changed, since the container was created.
+    Changed,
+    /// All.
+    All,
 }
 
 /// What was found, in numbers.

@@ -15,6 +15,7 @@
 //! a way to freeze them. It does not decide when a container is captured or replaced.
 #![forbid(unsafe_code)]
 
+mod archive;
 mod capture;
 mod custody;
 mod digest;
@@ -22,6 +23,8 @@ mod error;
 mod export;
 mod failpoint;
 mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod header;
 mod id;
 mod limits;
@@ -39,13 +42,14 @@ mod verify;
 
 use invar_engine::{Container, Engine};
 
+pub use archive::{LONGEST_SIGNATURE, verify_archive};
 pub use capture::log::{Record, Step, What};
 pub use capture::processes::{LostFile, Process};
 pub use custody::Action;
 pub use digest::ContentDigest;
 pub use error::{EvidenceError, Result};
 pub use export::{Exported, export, redact};
-pub use header::{Features, Gap, Header, Marks, Plan, Subject, Summary};
+pub use header::{Features, Gap, Header, Marks, Plan, Subject, Summary, Volumes, Wanted};
 pub use id::EvidenceId;
 pub use limits::Limits;
 pub use open::open;

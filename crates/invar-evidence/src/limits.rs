@@ -17,6 +17,17 @@ pub struct Limits {
     pub open_files: usize,
     /// Deleted files, memory files and programs whose bytes are kept: each holds a handle.
     pub held_files: usize,
+    /// Bytes copied of all temporary file systems.
+    pub tmpfs: u64,
+    /// Bytes copied of all volumes and other mounts.
+    pub volumes: u64,
+    /// Bytes of memory looked through and kept, of all processes.
+    pub memory: u64,
+    /// Entries of one mount.
+    pub entries: u64,
+    /// How long a container that goes on stays frozen for copying, in milliseconds; what is not
+    /// copied by then is copied while it runs.
+    pub frozen_ms: u64,
     /// Bytes of one file of `/proc`.
     pub proc_file: u64,
     /// Bytes of the log.
@@ -30,6 +41,11 @@ impl Default for Limits {
         Self {
             copied: 64 << 30,
             file: 16 << 30,
+            tmpfs: 8 << 30,
+            volumes: 32 << 30,
+            memory: 8 << 30,
+            entries: 2_000_000,
+            frozen_ms: 30,
             processes: 8192,
             open_files: 4096,
             held_files: 400,
@@ -44,6 +60,7 @@ impl Default for Limits {
 #[derive(Debug)]
 pub(crate) struct Budget {
     left: u64,
+    part: u64,
     file: u64,
 }
 
@@ -55,16 +72,23 @@ impl Budget {
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         Ok(Self {
             left: limits.copied.min(free / 10 * 9),
+            part: u64::MAX,
             file: limits.file,
         })
     }
 
-    /// How many of `wanted` bytes of one file may be copied.
+    /// Begins a part that may have so much of what is left.
+    pub(crate) fn part(&mut self, limit: u64) {
+        self.part = limit;
+    }
+
+    /// How many bytes of one file may be copied.
     pub(crate) fn allowance(&self) -> u64 {
-        self.left.min(self.file)
+        self.left.min(self.part).min(self.file)
     }
 
     pub(crate) fn spend(&mut self, bytes: u64) {
         self.left = self.left.saturating_sub(bytes);
+        self.part = self.part.saturating_sub(bytes);
     }
 }

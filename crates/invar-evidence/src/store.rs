@@ -57,6 +57,14 @@ pub struct Evidence {
     pub header: Option<Header>,
 }
 
+impl Evidence {
+    /// Whether its capture broke off while it had the container frozen. The container may have
+    /// been thawed or ended since: its engine knows.
+    pub fn left_frozen(&self) -> bool {
+        self.state == State::Incomplete && crate::capture::left_frozen(&self.dir)
+    }
+}
+
 /// Evidence that is being written; nobody else writes it as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Draft {

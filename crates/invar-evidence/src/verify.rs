@@ -8,6 +8,7 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::capture::mounted;
 use crate::capture::upper::{RAW, listing};
 use crate::custody;
 use crate::digest;
@@ -53,7 +54,7 @@ impl Verification {
         self.problems.is_empty()
     }
 
-    fn add(&mut self, what: &str, reason: impl Into<String>) {
+    pub(crate) fn add(&mut self, what: &str, reason: impl Into<String>) {
         if self.problems.len() < MOST {
             self.problems.push(Problem {
                 what: what.to_owned(),
@@ -203,11 +204,7 @@ fn compare_trees(dir: &Path, sums: &Sums, found: &mut Verification) -> Result<()
 
 /// Whether a listing of this name is one of a tree.
 fn is_tree(name: &str) -> bool {
-    let number = name.strip_prefix("tmpfs-");
-    name == "upper"
-        || number.is_some_and(|number| {
-            !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
-        })
+    name == "upper" || mounted::is_tree(name)
 }
 
 /// The hashes of the custody log's entries, as far as it is right.

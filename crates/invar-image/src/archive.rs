@@ -85,7 +85,7 @@ impl Archive {
     }
 
     /// Indexes an uncompressed tar file.
-    fn file(mut file: fs::File, limits: &Limits) -> Result<Self> {
+    pub(crate) fn file(mut file: fs::File, limits: &Limits) -> Result<Self> {
         let unreadable = |error| ImageError::malformed("archive", error);
         let size = file.metadata().map_err(unreadable)?.len();
         file.rewind().map_err(unreadable)?;
@@ -123,6 +123,17 @@ impl Archive {
         }
         let file = tar.into_source().reader.into_inner();
         Ok(Self::File { file, members })
+    }
+
+    /// Where a member's content is: a handle of the archive itself, offset and size.
+    pub(crate) fn part(&self, name: &str) -> Result<(std::fs::File, u64, u64)> {
+        let Self::File { file, members } = self else {
+            return Err(ImageError::malformed(name, "it is not in a tar"));
+        };
+        match members.get(&normal(Path::new(name))?) {
+            Some(Member::File { offset, size }) => Ok((reopened(file)?, *offset, *size)),
+            _ => Err(ImageError::malformed(name, "the archive has no such file")),
+        }
     }
 
     /// Whether it has a file of this name.

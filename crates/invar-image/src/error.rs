@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::registry::RegistryError;
+
 /// Result of an image operation.
 pub type Result<T> = std::result::Result<T, ImageError>;
 
@@ -121,6 +123,9 @@ pub enum ImageError {
         /// What it said.
         reason: String,
     },
+    /// Something between this host and a registry.
+    #[error(transparent)]
+    Registry(Box<RegistryError>),
     /// The state was written by a newer Invar.
     #[error("{component} state has version {found}, this invar knows up to {known}: upgrade invar")]
     NewerState {
@@ -131,6 +136,12 @@ pub enum ImageError {
         /// Newest version this binary knows.
         known: u32,
     },
+}
+
+impl From<RegistryError> for ImageError {
+    fn from(error: RegistryError) -> Self {
+        Self::Registry(Box::new(error))
+    }
 }
 
 impl ImageError {

@@ -73,3 +73,13 @@ pub fn archive(bytes: &[u8]) {
     let store = store();
     drop(store.load(bytes, None));
 }
+
+/// Reads bytes as what a registry answers: manifests, tokens, errors, challenges, addresses.
+pub fn registry_answer(bytes: &[u8]) {
+    crate::registry::fuzzing::answer(bytes);
+}
+
+/// Reads bytes as docker's `config.json`.
+pub fn docker_config(bytes: &[u8]) {
+    crate::registry::fuzzing::config(bytes);
+}

@@ -92,28 +92,30 @@ fn configuration(diff_id: &Digest, options: &ImportOptions) -> Result<Vec<u8>> {
 
 /// A manifest of uncompressed layers.
 pub(crate) fn manifest_for(config: &[u8], layers: &[StoredLayer]) -> Result<Vec<u8>> {
-    let descriptor = |kind, size, digest: &Digest| {
-        let digest: std::result::Result<oci_spec::image::Digest, _> = digest.as_str().parse();
-        digest.map(|digest| Descriptor::new(kind, size, digest))
-    };
-    let config = descriptor(
-        MediaType::ImageConfig,
-        config.len() as u64,
-        &Digest::of(config),
-    );
-    let layers: std::result::Result<Vec<_>, _> = layers
+    let layers: Result<_> = layers
         .iter()
         .map(|layer| descriptor(MediaType::ImageLayer, layer.size, &layer.diff_id))
         .collect();
-    let manifest = config.and_then(|config| {
-        ImageManifestBuilder::default()
-            .schema_version(SCHEMA_VERSION)
-            .media_type(MediaType::ImageManifest)
-            .config(config)
-            .layers(layers?)
-            .build()
-    });
+    manifest_of(config, layers?)
+}
+
+/// A manifest of layers in any form.
+pub(crate) fn manifest_of(config: &[u8], layers: Vec<Descriptor>) -> Result<Vec<u8>> {
+    let digest = Digest::of(config);
+    let config = descriptor(MediaType::ImageConfig, config.len() as u64, &digest)?;
+    let manifest = ImageManifestBuilder::default()
+        .schema_version(SCHEMA_VERSION)
+        .media_type(MediaType::ImageManifest)
+        .config(config)
+        .layers(layers)
+        .build();
     to_json("image manifest", manifest)
+}
+
+fn descriptor(kind: MediaType, size: u64, digest: &Digest) -> Result<Descriptor> {
+    let digest: std::result::Result<oci_spec::image::Digest, _> = digest.as_str().parse();
+    let digest = digest.map_err(|error| ImageError::malformed("digest", error))?;
+    Ok(Descriptor::new(kind, size, digest))
 }
 
 fn to_json<T: serde::Serialize, E: std::fmt::Display>(

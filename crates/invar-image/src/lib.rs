@@ -1,15 +1,15 @@
 //! Images: references, the content store, layers and read-only views.
 //!
 //! ```text
-//! import, load ─▶ layers ─▶ objects (each file once) ─▶ view (EROFS) ─▶ row in state.db
-//!                    └────▶ recipe for the layer's exact bytes ─▶ save
+//! import, load, pull ─▶ layers ─▶ objects (each file once) ─▶ view (EROFS) ─▶ row in state.db
+//!                          └────▶ recipe for the layer's exact bytes ─▶ save, push
 //! ```
 //!
 //! - Nothing is visible before every digest matched and every byte is on disk.
 //! - No path of a layer or an archive ever reaches the host; see [`Limits`] for what bounds them.
 //! - An image is named by the digest of its configuration; a tag is only a way to find it.
 //!
-//! It does not talk to registries and does not run anything.
+//! [`registry`] speaks to registries. Nothing here runs anything.
 #![forbid(unsafe_code)]
 
 mod archive;
@@ -28,6 +28,7 @@ mod plain;
 mod platform;
 mod prune;
 mod reference;
+pub mod registry;
 mod save;
 pub mod state;
 mod store;

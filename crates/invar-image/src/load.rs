@@ -174,13 +174,8 @@ impl ImageStore {
                 "indexes inside indexes",
             ));
         }
-        let index = parse_index("image index", bytes)?;
-        let chosen = index
-            .manifests()
-            .iter()
-            .find(|entry| is_for(entry, platform))
-            .ok_or_else(|| no_platform(index.manifests(), platform))?;
-        self.manifest(archive, chosen, platform, depth + 1)
+        let chosen = choose_platform(bytes, platform)?;
+        self.manifest(archive, &chosen, platform, depth + 1)
     }
 
     fn oci_image(
@@ -190,14 +185,7 @@ impl ImageStore {
         bytes: Vec<u8>,
         names: Vec<Reference>,
     ) -> Result<Found> {
-        let config_type = manifest.config().media_type();
-        let is_config = matches!(config_type, MediaType::ImageConfig)
-            || config_type
-                .to_string()
-                .ends_with("docker.container.image.v1+json");
-        if !is_config {
-            return Err(unknown_type(config_type, "an image configuration"));
-        }
+        check_config_type(manifest)?;
         let layers: Result<_> = manifest.layers().iter().map(layer_blob).collect();
         Ok(Found {
             config: self.blob(archive, manifest.config())?,
@@ -220,25 +208,29 @@ impl ImageStore {
         Ok(bytes)
     }
 
-    fn unpack(&self, archive: &Archive, image: Found) -> Result<Image> {
-        let config = parse_config(&image.config)?;
+    /// The `DiffID`s of a configuration, one for each of the manifest's layers.
+    pub(crate) fn diff_ids(&self, config: &[u8], layers: usize) -> Result<Vec<Digest>> {
+        let config = parse_config(config)?;
         let diff_ids = config.rootfs().diff_ids();
-        if diff_ids.len() != image.layers.len() || diff_ids.len() > self.limits.layers {
+        if diff_ids.len() != layers || layers > self.limits.layers {
             return Err(ImageError::malformed(
                 "image configuration",
                 format!(
-                    "it names {} layers, the manifest has {}, at most {} are allowed",
+                    "it names {} layers, the manifest has {layers}, at most {} are allowed",
                     diff_ids.len(),
-                    image.layers.len(),
                     self.limits.layers
                 ),
             ));
         }
+        diff_ids.iter().map(|text| Digest::parse(text)).collect()
+    }
+
+    fn unpack(&self, archive: &Archive, image: Found) -> Result<Image> {
+        let diff_ids = self.diff_ids(&image.config, image.layers.len())?;
         let mut tree = layer::tree::empty();
         let mut budget = Budget::new(self.limits);
         let mut layers = Vec::new();
         for (blob, diff_id) in image.layers.iter().zip(diff_ids) {
-            let diff_id = Digest::parse(diff_id)?;
             let mut reader = HashingReader::new(archive.open(&blob.name)?);
             let stored = layer::read(
                 &self.objects,
@@ -264,7 +256,42 @@ fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
+/// Refuses a manifest that is not of an image.
+pub(crate) fn check_config_type(manifest: &ImageManifest) -> Result<()> {
+    let config_type = manifest.config().media_type();
+    let is_config = matches!(config_type, MediaType::ImageConfig)
+        || config_type
+            .to_string()
+            .ends_with("docker.container.image.v1+json");
+    if is_config {
+        Ok(())
+    } else {
+        Err(unknown_type(config_type, "an image configuration"))
+    }
+}
+
+/// The entry of an index that is for a platform.
+pub(crate) fn choose_platform(index: &[u8], platform: Option<&Platform>) -> Result<Descriptor> {
+    let index = parse_index("image index", index)?;
+    let chosen = index
+        .manifests()
+        .iter()
+        .find(|entry| is_for(entry, platform));
+    chosen
+        .cloned()
+        .ok_or_else(|| no_platform(index.manifests(), platform))
+}
+
 fn layer_blob(descriptor: &Descriptor) -> Result<Blob> {
+    let digest = layer_digest(descriptor)?;
+    Ok(Blob {
+        name: blob_name(&digest),
+        digest: Some(digest),
+    })
+}
+
+/// The digest of a layer's blob; refuses what is not a layer.
+pub(crate) fn layer_digest(descriptor: &Descriptor) -> Result<Digest> {
     let media_type = descriptor.media_type();
     let is_layer = match media_type {
         MediaType::ImageLayer
@@ -285,11 +312,7 @@ fn layer_blob(descriptor: &Descriptor) -> Result<Blob> {
     if !is_layer {
         return Err(unknown_type(media_type, "a tar layer, plain, gzip or zstd"));
     }
-    let digest = Digest::parse(descriptor.digest().as_ref())?;
-    Ok(Blob {
-        name: blob_name(&digest),
-        digest: Some(digest),
-    })
+    Digest::parse(descriptor.digest().as_ref())
 }
 
 fn parse_index(what: &str, bytes: &[u8]) -> Result<ImageIndex> {
@@ -347,7 +370,7 @@ fn no_platform(entries: &[Descriptor], platform: Option<&Platform>) -> ImageErro
     }
 }
 
-fn check_platform(config: &[u8], platform: Option<&Platform>) -> Result<()> {
+pub(crate) fn check_platform(config: &[u8], platform: Option<&Platform>) -> Result<()> {
     let config = parse_config(config)?;
     let found = Platform {
         os: config.os().to_string(),

@@ -10,6 +10,7 @@ use rustix::fs::FlockOperation;
 use crate::error::{ImageError, Result};
 use crate::layer::recipe;
 use crate::objects::ObjectId;
+use crate::registry::parts;
 use crate::state;
 use crate::store::ImageStore;
 use crate::view;
@@ -17,7 +18,7 @@ use crate::view;
 /// What was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pruned {
-    /// Files of the content store.
+    /// Files of the content store, and downloads that broke off.
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -27,7 +28,11 @@ impl ImageStore {
     /// Removes all content that no image needs. Waits for imports that are under way.
     pub fn prune(&self) -> Result<Pruned> {
         let _lock = self.lock(FlockOperation::LockExclusive)?;
-        self.remove_unneeded()
+        let downloads = parts::remove_all(&self.directory())?;
+        let mut pruned = self.remove_unneeded()?;
+        pruned.objects += downloads.objects;
+        pruned.bytes += downloads.bytes;
+        Ok(pruned)
     }
 
     /// Does `work`, which writes content that no image refers to yet. When it fails, what it wrote

@@ -10,9 +10,14 @@ use crate::error::{ImageError, Result};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reference {
     name: String,
-    tag: String,
+    tag: Option<String>,
     digest: Option<Digest>,
 }
+
+/// The registry of names that have none.
+pub(crate) const DEFAULT_REGISTRY: &str = "docker.io";
+/// What a missing tag stands for.
+const DEFAULT_TAG: &str = "latest";
 
 /// Longest repository name, as distribution registries have it.
 const LONGEST_NAME: usize = 255;
@@ -32,8 +37,8 @@ impl Reference {
         };
         let (name, tag) = match rest.rsplit_once(':') {
             // A colon before the last slash belongs to the registry's port.
-            Some((name, tag)) if !tag.contains('/') => (name, tag),
-            _ => (rest, "latest"),
+            Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+            _ => (rest, None),
         };
         if name.is_empty() {
             return Err(invalid("it has no name"));
@@ -41,7 +46,7 @@ impl Reference {
         if name.len() > LONGEST_NAME {
             return Err(invalid("the name is longer than 255 characters"));
         }
-        if !is_tag(tag) {
+        if !tag.is_none_or(is_tag) {
             return Err(invalid(
                 "a tag has letters, digits, '_', '.' and '-', at most 128, and does not start with '.' or '-'",
             ));
@@ -55,14 +60,43 @@ impl Reference {
         }
         Ok(Self {
             name: familiar.to_owned(),
-            tag: tag.to_owned(),
+            tag: tag.map(str::to_owned),
             digest,
         })
     }
 
     /// `name:tag`, as listings show it.
     pub fn name_and_tag(&self) -> String {
-        format!("{}:{}", self.name, self.tag)
+        format!("{}:{}", self.name, self.tag())
+    }
+
+    /// The tag; `latest` when none was given.
+    pub fn tag(&self) -> &str {
+        self.tag.as_deref().unwrap_or(DEFAULT_TAG)
+    }
+
+    /// Whether it names an image by its digest alone: then it is no name to give to an image.
+    pub fn is_digest_only(&self) -> bool {
+        self.tag.is_none() && self.digest.is_some()
+    }
+
+    /// The name without tag and digest.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The registry it is in: `docker.io` when the name has none.
+    pub fn registry(&self) -> &str {
+        split_registry(&self.name).0.unwrap_or(DEFAULT_REGISTRY)
+    }
+
+    /// The repository's path in its registry: Docker's own images are below `library`.
+    pub fn path(&self) -> String {
+        let (registry, path) = split_registry(&self.name);
+        if registry.is_none_or(|registry| registry == DEFAULT_REGISTRY) && !path.contains('/') {
+            return format!("library/{path}");
+        }
+        path.to_owned()
     }
 
     /// The digest the user pinned it to.
@@ -73,7 +107,10 @@ impl Reference {
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.name, self.tag)?;
+        write!(f, "{}", self.name)?;
+        if !self.is_digest_only() {
+            write!(f, ":{}", self.tag())?;
+        }
         match &self.digest {
             Some(digest) => write!(f, "@{digest}"),
             None => Ok(()),
@@ -163,6 +200,21 @@ mod tests {
         assert_eq!(reference.name_and_tag(), "web:1");
     }
 
+    #[test]
+    fn every_name_has_a_place_in_a_registry() {
+        for (text, registry, path) in [
+            ("busybox", "docker.io", "library/busybox"),
+            ("team/web:1", "docker.io", "team/web"),
+            ("docker.io/docker.io/web", "docker.io", "docker.io/web"),
+            ("ghcr.io/team/web", "ghcr.io", "team/web"),
+            ("localhost:5000/web", "localhost:5000", "web"),
+        ] {
+            let reference = Reference::parse(text).unwrap();
+            assert_eq!(reference.registry(), registry, "{text}");
+            assert_eq!(reference.path(), path, "{text}");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn what_is_shown_is_read_again(
@@ -170,7 +222,8 @@ mod tests {
         ) {
             if let Ok(reference) = Reference::parse(&text) {
                 let shown = reference.to_string();
-                proptest::prop_assert_eq!(Reference::parse(&shown).ok(), Some(reference), "{}", text);
+                let again = Reference::parse(&shown).map(|again| again.to_string());
+                proptest::prop_assert_eq!(again.ok(), Some(shown), "{}", text);
             }
         }
 

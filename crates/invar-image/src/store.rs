@@ -47,6 +47,17 @@ const MIGRATIONS: &[&str] = &[
     "
     ALTER TABLE images ADD COLUMN removed INTEGER NOT NULL DEFAULT 0;
 ",
+    "
+    CREATE TABLE image_sources (
+        repository TEXT NOT NULL, digest TEXT NOT NULL,
+        image TEXT NOT NULL REFERENCES images ON DELETE CASCADE,
+        PRIMARY KEY (repository, digest, image)
+    );
+    CREATE TABLE layer_blobs (
+        diff_id TEXT PRIMARY KEY REFERENCES layers ON DELETE CASCADE,
+        digest TEXT NOT NULL, size INTEGER NOT NULL
+    );
+",
 ];
 
 /// An image in the store.
@@ -266,6 +277,83 @@ impl ImageStore {
         })
     }
 
+    /// Remembers that a repository has an image under these digests.
+    pub(crate) fn add_source(
+        &self,
+        id: &ImageId,
+        repository: &str,
+        digests: &[&Digest],
+    ) -> Result<()> {
+        self.write(|transaction| {
+            // An image without a name is kept too when it was asked for by its digest.
+            let sql = "UPDATE images SET removed = 0 WHERE id = ?1";
+            transaction.execute(sql, [id.as_str()])?;
+            for digest in digests {
+                transaction.execute(
+                    "INSERT OR IGNORE INTO image_sources VALUES (?1, ?2, ?3)",
+                    (repository, digest.as_str(), id.as_str()),
+                )?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The repositories that are known to have an image.
+    pub(crate) fn sources(&self, id: &ImageId) -> Result<Vec<String>> {
+        let connection = self.connection();
+        let sql = "SELECT DISTINCT repository FROM image_sources WHERE image = ?1";
+        let mut statement = connection.prepare(sql)?;
+        let found = statement.query_map([id.as_str()], |row| row.get(0))?;
+        Ok(found.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Remembers what a layer was when it was compressed for a registry.
+    pub(crate) fn add_blob(&self, diff_id: &Digest, digest: &Digest, size: u64) -> Result<()> {
+        self.write(|transaction| {
+            transaction.execute(
+                "INSERT OR REPLACE INTO layer_blobs VALUES (?1, ?2, ?3)",
+                (
+                    diff_id.as_str(),
+                    digest.as_str(),
+                    i64::try_from(size).unwrap_or(i64::MAX),
+                ),
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Digest and size of a layer as it was compressed before.
+    pub(crate) fn blob_of(&self, diff_id: &Digest) -> Result<Option<(Digest, u64)>> {
+        let sql = "SELECT digest, size FROM layer_blobs WHERE diff_id = ?1";
+        let row: Option<(String, i64)> = self
+            .connection()
+            .query_row(sql, [diff_id.as_str()], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()?;
+        row.map(|(digest, size)| Ok((Digest::parse(&digest)?, u64::try_from(size).unwrap_or(0))))
+            .transpose()
+    }
+
+    /// A layer that is in the store already.
+    pub(crate) fn layer(&self, diff_id: &Digest) -> Result<Option<StoredLayer>> {
+        let sql = "SELECT recipe, size FROM layers WHERE diff_id = ?1";
+        let row: Option<(String, i64)> = self
+            .connection()
+            .query_row(sql, [diff_id.as_str()], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()?;
+        row.map(|(recipe, size)| {
+            Ok(StoredLayer {
+                diff_id: diff_id.clone(),
+                recipe: object_id(&recipe)?,
+                size: u64::try_from(size).unwrap_or(0),
+            })
+        })
+        .transpose()
+    }
+
     /// Keeps an image for a container until [`ImageStore::release`].
     pub fn hold(&self, id: &ImageId, container: &str) -> Result<()> {
         self.database.write(|transaction| {
@@ -456,6 +544,16 @@ fn find_by_id(connection: &Connection, id: &str) -> Result<Option<Image>> {
 
 /// A name with a digest finds the image only when both agree.
 fn find_by_reference(connection: &Connection, reference: &Reference) -> Result<Option<Image>> {
+    if let (true, Some(digest)) = (reference.is_digest_only(), reference.digest()) {
+        let sql = "SELECT image FROM image_sources WHERE repository = ?1 AND digest = ?2";
+        let parameters = (reference.name(), digest.as_str());
+        let id: Option<String> = connection
+            .query_row(sql, parameters, |row| row.get(0))
+            .optional()?;
+        if let Some(id) = id {
+            return find_by_id(connection, &id);
+        }
+    }
     let sql = "SELECT image FROM image_names WHERE name = ?1";
     let name = reference.name_and_tag();
     let id: Option<String> = connection
@@ -465,10 +563,19 @@ fn find_by_reference(connection: &Connection, reference: &Reference) -> Result<O
     let image = find_by_id(connection, &id)?;
     if let (Some(image), Some(pinned)) = (&image, reference.digest())
         && *pinned != image.id
+        && !has_source(connection, image, pinned)?
     {
         pinned.expect(&format!("image {name}"), &image.manifest)?;
     }
     Ok(image)
+}
+
+/// Whether a registry had the image under this digest, for example that of an index.
+fn has_source(connection: &Connection, image: &Image, digest: &Digest) -> Result<bool> {
+    let sql = "SELECT count(*) FROM image_sources WHERE image = ?1 AND digest = ?2";
+    let parameters = (image.id.as_str(), digest.as_str());
+    let count: i64 = connection.query_row(sql, parameters, |row| row.get(0))?;
+    Ok(count > 0)
 }
 
 fn names_of(connection: &Connection, id: &ImageId) -> Result<Vec<String>> {

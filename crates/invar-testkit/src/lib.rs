@@ -3,6 +3,7 @@
 //! - [`rootfs`]: a busybox and a Debian root file system, made from Debian packages and cached.
 //! - [`docker`]: a private Docker Engine in a temporary directory.
 //! - [`podman`]: a Podman with storage of its own.
+//! - [`registry`]: a private registry, with TLS and an account when asked for.
 //! - [`invar`]: the binary under test with a state root of its own, emptied at the end.
 //!
 //! A missing tool panics with what to install: a test never passes because it could not run.
@@ -17,6 +18,7 @@ pub mod docker;
 pub mod invar;
 mod patience;
 pub mod podman;
+pub mod registry;
 pub mod rootfs;
 mod tool;
 

@@ -6,11 +6,13 @@ use std::path::Path;
 use anyhow::Context as _;
 use fs_err as fs;
 use invar_engine::{ContainerConfig, ContainerId, ContainerName, Engine, EngineError};
-use invar_image::{Config, ImageStore};
+use invar_image::{Config, Image, ImageError, ImageStore, Reference};
 
-use crate::container_config::{self, Host, ImageSettings, Options};
+use crate::commands::pull::pull;
+use crate::container_config::{self, Host, ImageSettings, Options, PullPolicy};
 use crate::exit::Advise as _;
 use crate::names;
+use crate::registries::{RegistryFlags, Show};
 
 /// Random names to try before one with digits, which is as good as unique.
 const ATTEMPTS: usize = 8;
@@ -39,7 +41,7 @@ pub(crate) fn configure(
     options: &Options,
 ) -> anyhow::Result<ContainerConfig> {
     let (image, command) = program.split();
-    let found = images.resolve(image)?;
+    let found = find(images, image, options.pull)?;
     let none = Config::default();
     let settings = ImageSettings {
         id: found.id.as_str(),
@@ -47,6 +49,19 @@ pub(crate) fn configure(
         config: found.config.config().as_ref().unwrap_or(&none),
     };
     container_config::resolve(options, command, &settings, &Host::here()?)
+}
+
+/// The image, from its registry when that is asked for or needed.
+fn find(images: &ImageStore, name: &str, policy: PullPolicy) -> anyhow::Result<Image> {
+    let here = images.resolve(name);
+    match (policy, here) {
+        (PullPolicy::Always, _) | (PullPolicy::Missing, Err(ImageError::NotFound { .. })) => {
+            let reference = Reference::parse(name)?;
+            let flags = RegistryFlags::default();
+            Ok(pull(images, &reference, None, &flags, Show::Progress)?.image)
+        }
+        (_, here) => Ok(here?),
+    }
 }
 
 /// Makes the container under the name asked for, or under a free random one.

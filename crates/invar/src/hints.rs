@@ -8,7 +8,7 @@ use invar_engine::EngineError;
 use invar_evidence::EvidenceError;
 use invar_image::ImageError;
 
-use crate::exit;
+use crate::{exit, registries};
 
 /// What to do about an error, when that does not depend on the command.
 pub(crate) fn next_step(error: &anyhow::Error) -> Option<String> {
@@ -57,11 +57,11 @@ fn of_engine(error: &EngineError) -> Option<String> {
 fn of_image(error: &ImageError) -> Option<String> {
     match error {
         ImageError::NotFound { .. } => Some(
-            "list the images with: invar images; add one with: invar import NAME ROOTFS.tar, \
-             or: invar load -i ARCHIVE"
+            "list the images with: invar images; add one with: invar pull NAME, invar import NAME \
+             ROOTFS.tar, or: invar load -i ARCHIVE"
                 .to_owned(),
         ),
-        _ => None,
+        _ => registries::next_step(error),
     }
 }
 
@@ -135,8 +135,8 @@ const DOCKER_FLAGS: &[(&[&str], &str)] = &[
         "set it in the program's own entrypoint; it is not there yet",
     ),
     (
-        &["--pull", "--platform"],
-        "images come from: invar import, invar load; pulling is not there yet",
+        &["--platform"],
+        "get the image for another machine first: invar pull --platform OS/ARCH IMAGE",
     ),
     (
         &["--detach-keys", "--sig-proxy", "--attach"],

@@ -7,6 +7,8 @@ use std::io::{self, Write as _};
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use owo_colors::{OwoColorize as _, Stream};
+use rayon::iter::ParallelIterator as _;
+use rayon::slice::ParallelSlice as _;
 use serde::Serialize;
 
 /// How a listing is written.
@@ -23,6 +25,10 @@ pub(crate) enum Format {
 /// Long listings are written in pieces of this size.
 const BUFFER: usize = 64 * 1024;
 
+/// Items whose lines are made before any of them is written, and by one core.
+const BATCH: usize = 64 * PIECE;
+const PIECE: usize = 2048;
+
 /// Writes one line of a result.
 pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{}", text.as_ref())
@@ -33,6 +39,31 @@ pub(crate) fn lines(texts: impl Iterator<Item = String>) -> io::Result<()> {
     let mut out = io::BufWriter::with_capacity(BUFFER, io::stdout().lock());
     for text in texts {
         writeln!(out, "{text}")?;
+    }
+    out.flush()
+}
+
+/// Writes a line of each item that has one, made on all cores.
+pub(crate) fn lines_of<T: Sync>(
+    items: &[T],
+    line: impl Fn(&T) -> Option<String> + Sync,
+) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for batch in items.chunks(BATCH) {
+        let pieces: Vec<String> = batch
+            .par_chunks(PIECE)
+            .map(|piece| {
+                let mut text = String::new();
+                for line in piece.iter().filter_map(&line) {
+                    text.push_str(&line);
+                    text.push('\n');
+                }
+                text
+            })
+            .collect();
+        for piece in pieces {
+            out.write_all(piece.as_bytes())?;
+        }
     }
     out.flush()
 }

@@ -121,6 +121,11 @@ fn a_capture_keeps_all_an_intruder_left_in_a_docker_container() {
 }
 
 #[test]
+fn a_capture_keeps_all_an_intruder_left_in_a_podman_container() {
+    keeps_all(&Host::podman());
+}
+
+#[test]
 fn a_stopped_container_was_killed_frozen_and_its_upper_directory_moved() {
     let host = Host::embedded();
     host.attacked("web", &[]);
@@ -200,39 +205,6 @@ fn what_overlayfs_left_below_is_kept_as_the_container_showed_it() {
     }
     assert_eq!(line(&changes, "/etc/passwd")["now"]["mode"], json!(0o600));
     assert_valid(&host, &id);
-}
-
-#[test]
-fn temporary_file_systems_are_kept_when_asked_for_and_named_when_not() {
-    let host = Host::embedded();
-    let flags = ["--tmpfs", "/scratch"];
-    host.start(
-        "web",
-        &flags,
-        "echo loot > /scratch/loot; echo ready; sleep 100000",
-    );
-    support::wait_for_log(host.invar(), "web", "ready");
-    let without = host.json(&["capture", "web"]);
-    let gaps = without["summary"]["not_captured"].as_array().unwrap();
-    assert!(gaps.iter().any(|gap| gap["what"] == "/scratch"), "{gaps:?}");
-
-    for flags in [
-        &["capture", "--tmpfs", "web"][..],
-        &["capture", "--tmpfs", "--stop", "web"],
-    ] {
-        let sealed = host.json(flags);
-        let id = sealed["id"].as_str().unwrap();
-        let dir = host.evidence(id);
-        let index = jsonl(dir.join("tmpfs.jsonl"));
-        let scratch = index
-            .iter()
-            .find(|line| line["mounted_at"] == "/scratch")
-            .unwrap();
-        let tree = scratch["tree"].as_str().unwrap();
-        let loot = fs::read_to_string(dir.join("raw").join(tree).join("loot")).unwrap();
-        assert_eq!(loot, "loot\n");
-        assert_valid(&host, id);
-    }
 }
 
 #[test]
@@ -626,4 +598,41 @@ fn the_timeline_has_what_timesketch_needs_in_order() {
             && has("started: sleep [/tmp/sleep 100000]")
             && has("capture: frozen")
     );
+}
+
+/// Whenever a container ends in a capture, the evidence is whole, or there was no container any
+/// more when it was looked up.
+#[test]
+fn a_container_that_is_just_ending_gives_complete_evidence() {
+    for host in [Host::embedded(), Host::docker()] {
+        for flags in [&["--rm"][..], &[]] {
+            for way in [&["capture"][..], &["capture", "--stop"]] {
+                for tenth in 0..5 {
+                    let script = format!("echo loot > /loot; sleep 0.{}", tenth * 2);
+                    host.start("web", flags, &script);
+                    let output = host.output(&[way, &["web"]].concat());
+                    let (code, id, err) = outcome_of(&output);
+                    let is_gone = err.contains("no container") || err.contains("not found");
+                    assert!(code == Some(0) || is_gone, "{flags:?} {way:?}: {err}");
+                    if code == Some(0) {
+                        assert_valid(&host, &id);
+                        let shown = host.json(&["evidence", "show", &id]);
+                        let summary = &shown["evidence"]["summary"];
+                        assert_eq!(summary["is_complete"], json!(true), "{summary}");
+                    }
+                    drop(host.output(&["rm", "--force", "web"]));
+                    invar_testkit::eventually("it is gone", || {
+                        (host.status("web") == "gone").then_some(())
+                    });
+                }
+            }
+        }
+        let listed = host.json(&["evidence", "ls"]);
+        let states = listed.as_array().unwrap().iter();
+        assert!(
+            states
+                .map(|found| &found["state"])
+                .all(|state| state == "sealed")
+        );
+    }
 }

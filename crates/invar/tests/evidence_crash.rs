@@ -200,3 +200,33 @@ fn a_replacement_of_a_docker_container_killed_at_any_step_is_finished_by_the_nex
     ];
     replacement_survives(&Host::docker(), &decisive);
 }
+
+#[test]
+fn a_container_left_frozen_is_named_with_the_way_out_until_it_goes_on() {
+    for host in [Host::embedded(), Host::docker()] {
+        host.start("web", &[], "sleep 100000");
+        kill_at(&host, "processes", &["capture", "web"]);
+        let (id, _) = states(&host).remove(0);
+        let kind = host.json(&["evidence", "ls"])[0]["evidence"]["container"]["engine"].clone();
+        let frozen = format!("{}:web is FROZEN", kind.as_str().unwrap());
+        for listing in [&["evidence", "ls"][..], &["ps"]] {
+            let (code, _, err) = outcome_of(&host.output(listing));
+            assert_eq!(code, Some(0));
+            assert!(err.contains(&frozen), "{listing:?}: {err}");
+            let way = format!("invar evidence resume {id}");
+            assert!(err.contains(&way), "{listing:?}: {err}");
+        }
+        assert_eq!(
+            host.json(&["evidence", "ls"])[0]["left_frozen"],
+            json!(true)
+        );
+        host.run(&["unpause", "web"]);
+        for listing in [&["evidence", "ls"][..], &["ps"]] {
+            let (_, _, err) = outcome_of(&host.output(listing));
+            assert!(!err.contains("FROZEN"), "{listing:?}: {err}");
+        }
+        host.run(&["evidence", "resume", &id]);
+        assert_eq!(host.status("web"), "running");
+        assert_valid(&host, "resumed later", &id);
+    }
+}

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use fs_err as fs;
 use invar_testkit::docker::PrivateDocker;
+use invar_testkit::registry::PrivateRegistry;
 use invar_testkit::{checked, require};
 use serde_json::{Value, json};
 use support::attacked::Host;
@@ -291,4 +292,115 @@ fn a_redacted_copy_has_no_secrets_and_names_what_it_was_derived_from() {
     let origin = format!("sha256:{}", &text(&sums)[..64]);
     let named = &manifest["annotations"]["dev.invar.evidence.derived-from"];
     assert_eq!(named, &json!(origin));
+}
+
+#[test]
+<<<<<<< HEAD
+fn an_archive_is_verified_with_its_signature_on_any_machine() {
+    let host = Host::embedded();
+    let (path, _) = exported(&host, &["--without-image"]);
+    let signature = host.invar().root().join("evidence.tar.dsse.json");
+    let key = host.invar().root().join("trust/evidence.pub");
+    // Another machine: no state, only the archive, its signature and the public key.
+    let elsewhere = support::empty();
+    let verify = |more: &[&str]| {
+        let start = ["evidence", "verify", path.to_str().unwrap(), "--key"];
+        let output = elsewhere.output(&[&start[..], &[key.to_str().unwrap()], more].concat());
+        outcome_of(&output)
+    };
+    let (code, out, err) = verify(&[]);
+    assert_eq!((code, out.as_str()), (Some(0), ""), "{err}");
+    assert!(err.contains("signed as a whole"), "{err}");
+
+    // An independent implementation agrees on what was signed.
+    let envelope = json_file(&signature);
+    let decode = "import base64,sys; sys.stdout.write(base64.b64decode(sys.argv[1]).decode())";
+    let mut python = Command::new(require("python3", "python3"));
+    python.args(["-c", decode, envelope["payload"].as_str().unwrap()]);
+    let statement: Value = serde_json::from_slice(&checked(&mut python).stdout).unwrap();
+    let sum = text(&checked(Command::new("sha256sum").arg(&path)).stdout);
+    assert_eq!(
+        statement["subject"][0]["digest"]["sha256"],
+        json!(&sum[..64])
+    );
+
+    fs::rename(&signature, signature.with_extension("aside")).unwrap();
+    let (code, _, err) = verify(&[]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.contains("there is no signature beside it"), "{err}");
+    fs::rename(signature.with_extension("aside"), &signature).unwrap();
+
+    let whole = fs::read(&path).unwrap();
+    let middle = whole.len() / 2;
+    for (what, changed) in [
+        ("a flipped byte", {
+            let mut bytes = whole.clone();
+            bytes[middle] ^= 1;
+            bytes
+        }),
+        ("cut off", whole[..middle].to_vec()),
+        ("something added", [&whole[..], b"x"].concat()),
+        ("nothing", Vec::new()),
+    ] {
+        fs::write(&path, changed).unwrap();
+        let (code, out, err) = verify(&[]);
+        assert_eq!(code, Some(3), "{what}: {out} {err}");
+        assert!(out.contains("signature: it is of another archive"), "{out}");
+    }
+    fs::write(&path, &whole).unwrap();
+    let other = support::empty();
+    let id = {
+        other.import("busybox", &invar_testkit::rootfs::busybox_tar());
+        other.run(&["run", "-d", "--name", "x", "busybox", "sleep", "100000"]);
+        other.run(&["capture", "x"])
+    };
+    let stranger = other.root().join("trust/evidence.pub");
+    let output = elsewhere.output(&[
+        "evidence",
+        "verify",
+        path.to_str().unwrap(),
+        "--key",
+        stranger.to_str().unwrap(),
+    ]);
+    let (code, out, _) = outcome_of(&output);
+    assert_eq!(code, Some(3), "{id}");
+    assert!(out.contains("no signature in it is of the key"), "{out}");
+=======
+fn evidence_in_a_registry_is_found_and_its_image_is_pulled() {
+    let host = Host::embedded();
+    host.attacked("web", &[]);
+    let id = host.run(&["capture", "--stop", "web"]);
+    let registry = PrivateRegistry::start();
+    let place = registry.image("cases/web:one");
+    let to = format!("oci://{place}");
+    let said = host.run(&["evidence", "export", &id, "--to", &to]);
+    let lines: Vec<_> = said.lines().collect();
+    assert!(
+        lines[0].starts_with(&format!("{place}-rootfs@sha256:")),
+        "{said}"
+    );
+    assert!(lines[1].starts_with(&format!("{place}@sha256:")), "{said}");
+
+    // The image opens as any other.
+    host.run(&["pull", &format!("{place}-rootfs")]);
+    // The evidence refers to it, which is found by the list under a tag.
+    let subject = lines[0].rsplit_once("sha256:").unwrap().1;
+    let list = format!(
+        "docker://{}",
+        registry.image(&format!("cases/web:sha256-{subject}"))
+    );
+    let mut skopeo = Command::new(require("skopeo", "skopeo"));
+    skopeo.args(["inspect", "--raw", "--tls-verify=false", &list]);
+    let list: Value = serde_json::from_slice(&checked(&mut skopeo).stdout).unwrap();
+    let entry = &list["manifests"][0];
+    assert_eq!(entry["artifactType"], "application/vnd.invar.evidence.v1");
+    assert!(
+        lines[1].ends_with(entry["digest"].as_str().unwrap()),
+        "{said}"
+    );
+
+    let (code, _, said) = outcome_of(&host.output(&["evidence", "export", &id, "--to", "x"]));
+    assert_eq!(code, Some(1));
+    assert!(said.contains("oci://HOST/REPOSITORY:TAG"), "{said}");
+>>>>>>> registry
 }

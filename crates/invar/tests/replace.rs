@@ -38,6 +38,29 @@ fn swaps(host: &Host, method: &str) {
     let changes = jsonl(host.evidence(id).join("changes.jsonl"));
     assert!(changes.iter().any(|change| change["path"] == "/tmp/rootme"));
     assert_valid(host, id);
+    if let Host::Docker(_, docker) = host {
+        let format = "{{.Image}}";
+        assert_eq!(docker.run(&["ps", "--format", format]), "busybox");
+    }
+}
+
+#[test]
+fn a_podman_container_is_replaced_without_copying_a_byte() {
+    swaps(&Host::podman(), "linked");
+}
+
+#[test]
+fn a_fresh_docker_container_has_the_very_image_although_its_name_moved() {
+    let host = Host::docker();
+    host.start("web", &[], "sleep 100000");
+    let Host::Docker(_, docker) = &host else {
+        unreachable!("it was made with Docker");
+    };
+    let image = docker.run(&["inspect", "--format", "{{.Image}}", "web"]);
+    docker.run(&["commit", "--change", "LABEL moved=yes", "web", "busybox"]);
+    host.run(&["replace", "web"]);
+    let fresh = docker.run(&["inspect", "--format", "{{.Image}}", "web"]);
+    assert_eq!(fresh, image);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  connect ── where the daemon listens          describe ── inspect answer → Container
+//!  create  ── ContainerConfig → container
 //!  root    ── overlay directories → RootFs       recreate ── same settings under another name
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! error names what is lost.
 
 mod connect;
+mod create;
 mod describe;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -82,6 +84,17 @@ impl DockerEngine {
         }))
     }
 
+    /// The id of an image and its configuration, as the OCI image specification writes it.
+    pub fn image(&self, name: &str) -> Result<(String, serde_json::Value)> {
+        let answer = self
+            .runtime
+            .block_on(self.docker.inspect_image(name))
+            .map_err(|error| failed("find the image", &format!("{name:?}: {error}")))?;
+        let config = serde_json::to_value(answer.config.unwrap_or_default())
+            .map_err(|error| failed("read the image", &error.to_string()))?;
+        Ok((answer.id.unwrap_or_default(), config))
+    }
+
     fn inspect_raw(&self, name: &str) -> Result<bollard::models::ContainerInspectResponse> {
         self.runtime
             .block_on(self.docker.inspect_container(name, None))
@@ -134,14 +147,8 @@ impl Engine for DockerEngine {
             .map_err(|error| failed("read the settings of", &error.to_string()))
     }
 
-    fn create(&self, _name: &ContainerName, _config: &ContainerConfig) -> Result<ContainerId> {
-        Err(EngineError::Unsupported {
-            what: format!("creating a container of {}", self.kind),
-            reason: format!(
-                "use `{} create`; invar replaces and inspects them",
-                self.kind
-            ),
-        })
+    fn create(&self, name: &ContainerName, config: &ContainerConfig) -> Result<ContainerId> {
+        create::create(&self.runtime, &self.docker, name, config)
     }
 
     fn recreate(&self, id: &ContainerId, name: &ContainerName) -> Result<ContainerId> {

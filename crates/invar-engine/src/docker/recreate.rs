@@ -9,8 +9,8 @@ use std::collections::HashMap;
 
 use bollard::Docker;
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, EndpointSettings, HostConfig, Mount, MountPoint,
-    MountType, NetworkConnectRequest, NetworkingConfig,
+    ContainerCreateBody, ContainerCreateResponse, ContainerInspectResponse, EndpointSettings,
+    HostConfig, Mount, MountPoint, MountType, NetworkConnectRequest, NetworkingConfig,
 };
 use bollard::query_parameters::CreateContainerOptionsBuilder;
 use tokio::runtime::Runtime;
@@ -27,16 +27,11 @@ pub(super) fn recreate(
     name: &ContainerName,
 ) -> Result<ContainerId> {
     let mut endpoints = endpoints(&old);
+    let image = old.image.clone();
     let body = body(old, &mut endpoints)?;
-    let options = CreateContainerOptionsBuilder::default()
-        .name(name.as_str())
-        .build();
     runtime.block_on(async {
         let refused = |error| api_error(name.as_str(), error);
-        let created = docker
-            .create_container(Some(options), body)
-            .await
-            .map_err(refused)?;
+        let created = create(docker, name, body, image).await.map_err(refused)?;
         // `create` takes one network before API 1.44; the others are connected one by one.
         for (network, endpoint) in endpoints {
             let request = NetworkConnectRequest {
@@ -52,6 +47,40 @@ pub(super) fn recreate(
     })
 }
 
+/// Makes the container from the very image `id`: by the name the user gave it, which listings then
+/// show, as long as that means this image; else by the id.
+async fn create(
+    docker: &Docker,
+    name: &ContainerName,
+    mut body: ContainerCreateBody,
+    id: Option<String>,
+) -> std::result::Result<ContainerCreateResponse, bollard::errors::Error> {
+    let options = || {
+        CreateContainerOptionsBuilder::default()
+            .name(name.as_str())
+            .build()
+    };
+    if id.is_some() && meaning(docker, body.image.as_deref()).await == id {
+        let created = docker
+            .create_container(Some(options()), body.clone())
+            .await?;
+        // The name may have been given to another image since it was looked up.
+        let made = docker.inspect_container(&created.id, None).await?;
+        if made.image == id {
+            return Ok(created);
+        }
+        docker.remove_container(&created.id, None).await?;
+    }
+    body.image = id.or(body.image);
+    docker.create_container(Some(options()), body).await
+}
+
+/// The id of the image that a name means.
+async fn meaning(docker: &Docker, name: Option<&str>) -> Option<String> {
+    let found = docker.inspect_image(name?).await.ok()?;
+    found.id
+}
+
 /// The settings of the old container in the form `create` takes; the primary network moves out of
 /// `endpoints` into them.
 fn body(
@@ -65,9 +94,6 @@ fn body(
     let json = serde_json::to_value(&config).and_then(serde_json::from_value);
     let mut body: ContainerCreateBody =
         json.map_err(|error| failed("read the container's settings", &error.to_string()))?;
-    // Pinned: the tag may point elsewhere by now, and a revision is this very image. Docker finds
-    // an image by its id as well; the name stays in the labels and in the evidence.
-    body.image = body.image.filter(|image| image.contains('@')).or(old.image);
     if body
         .hostname
         .as_deref()
@@ -75,6 +101,7 @@ fn body(
     {
         body.hostname = None;
     }
+    plain_limits(&mut host);
     let primary = host.network_mode.clone().unwrap_or_default();
     body.networking_config = endpoints
         .remove_entry(&primary)
@@ -83,6 +110,16 @@ fn body(
         });
     body.host_config = Some(host);
     Ok(body)
+}
+
+/// Podman answers with the kernel's names of limits (`RLIMIT_NOFILE`) and takes only those of
+/// `--ulimit` (`nofile`).
+fn plain_limits(host: &mut HostConfig) {
+    for limit in host.ulimits.iter_mut().flatten() {
+        if let Some(name) = limit.name.as_deref().and_then(|name| name.strip_prefix("RLIMIT_")) {
+            limit.name = Some(name.to_ascii_lowercase());
+        }
+    }
 }
 
 /// An anonymous volume is named only in `Mounts`; without this the fresh container would get an

@@ -107,7 +107,10 @@ pub(super) fn exec(
             .map_err(refused)?;
         if let StartExecResults::Attached { mut output, .. } = started {
             while let Some(piece) = output.next().await {
-                copy_out(&piece.map_err(refused)?)?;
+                let piece = piece.map_err(refused)?;
+                if !exec.quiet {
+                    copy_out(&piece)?;
+                }
             }
         }
         let ended = docker.inspect_exec(&created.id).await.map_err(refused)?;

@@ -68,7 +68,16 @@ impl EmbeddedEngine {
         } else {
             Stdio::null()
         };
+        let output = || {
+            if exec.quiet {
+                Stdio::null()
+            } else {
+                Stdio::inherit()
+            }
+        };
         let mut helper = command(file.as_fd())
+            .stdout(output())
+            .stderr(output())
             .args(["exec-helper", &super::runtime::program::number(&theirs)])
             .env_clear()
             .stdin(stdin)

@@ -208,6 +208,8 @@ impl Engine for EmbeddedEngine {
     }
 
     fn create(&self, name: &ContainerName, config: &ContainerConfig) -> Result<ContainerId> {
+        // Most that are created are started at once.
+        cgroup::expect_move();
         // What cannot be removed must not keep new containers from being made.
         self.sweep().ok();
         let entry = Entry {
@@ -340,8 +342,11 @@ impl Engine for EmbeddedEngine {
     }
 
     fn processes(&self, id: &ContainerId) -> Result<Vec<u32>> {
-        self.up(id)?;
-        Group::of(id).processes()
+        let (_, container) = self.up(id)?;
+        let mut pids = Group::of(id).processes()?;
+        // The kernel lists by number, and the numbers of later processes may be lower.
+        pids.sort_by_key(|pid| Some(*pid) != container.init_pid);
+        Ok(pids)
     }
 
     fn exec(&self, id: &ContainerId, exec: &ExecConfig) -> Result<u8> {

@@ -54,7 +54,6 @@ impl EmbeddedEngine {
             auto_remove: entry.config.auto_remove,
         };
         // It gets ready while the root is mounted, and ends by itself when that fails.
-        cgroup::expect_move();
         let control = spawn(&status, stdio).map_err(failed)?;
         drop(status);
         channel::send(&control, &request).map_err(failed)?;

@@ -1,6 +1,6 @@
 //! Freezing, and the two ways out of it: killed, or going on.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use invar_engine::{Container, ContainerId, Engine, EngineError, State};
 use invar_sys::process::{Identity, send_signal};
@@ -8,6 +8,10 @@ use invar_sys::signal::SIGKILL;
 
 use super::log::{Log, Step};
 use crate::error::{EvidenceError, Result};
+
+/// How long an engine may take to notice that a container ended.
+const ENDING: Duration = Duration::from_secs(3);
+const INTERVAL: Duration = Duration::from_millis(20);
 
 /// A frozen container. It goes on when this is dropped, unless somebody else had frozen it.
 pub(crate) struct Frozen<'a> {
@@ -40,23 +44,30 @@ impl<'a> Frozen<'a> {
             State::Created | State::Exited(_) => return Ok(None),
         }
         log.step(Step::Freezing)?;
-        if let Err(error) = engine.pause(&container.id) {
+        while let Err(error) = engine.pause(&container.id) {
             // It may have ended, or have been frozen by somebody, meanwhile.
-            return match engine
-                .inspect(container.id.as_str())
-                .map(|found| found.state)
-            {
-                Ok(State::Exited(_)) => Ok(None),
+            let found = engine.inspect(container.id.as_str());
+            match found.map(|found| found.state) {
+                Ok(State::Exited(_) | State::Created) | Err(EngineError::NotFound { .. }) => {
+                    return Ok(None);
+                }
                 Ok(State::Paused) => {
                     log.step(Step::FoundFrozen)?;
-                    Ok(Some(frozen(false)))
+                    return Ok(Some(frozen(false)));
                 }
-                _ => Err(EvidenceError::engine("freeze the container")(error)),
-            };
+                // Its end takes the engine a moment in which it is neither running nor ended.
+                Ok(State::Running) if since.elapsed() < ENDING => std::thread::sleep(INTERVAL),
+                _ => return Err(EvidenceError::engine("freeze the container")(error)),
+            }
         }
         let frozen = frozen(true);
         log.step(Step::Frozen)?;
         Ok(Some(frozen))
+    }
+
+    /// Whether it was frozen here, and not by somebody else before.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.is_ours
     }
 
     /// Takes over a container that a killed capture left frozen.
@@ -97,10 +108,14 @@ impl<'a> Frozen<'a> {
     /// When it fails, the container stays frozen until this is dropped.
     pub(crate) fn kill(&mut self, log: &mut Log) -> Result<u64> {
         log.step(Step::Killing)?;
-        let pids = self
-            .engine
-            .processes(&self.id)
-            .map_err(EvidenceError::engine("list the processes"))?;
+        let pids = match self.engine.processes(&self.id) {
+            Ok(pids) => pids,
+            Err(error) if self.has_ended() => {
+                drop(error);
+                Vec::new()
+            }
+            Err(error) => return Err(EvidenceError::engine("list the processes")(error)),
+        };
         for pid in pids.iter().skip(1) {
             let process = Identity::of(*pid).and_then(|identity| identity.open().ok().flatten());
             if let Some(process) = process {

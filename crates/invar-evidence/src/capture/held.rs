@@ -12,11 +12,13 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, memfd_create, openat};
 use serde::{Deserialize, Serialize};
 
+use super::log::Log;
 use super::mounts::Mounts;
+use super::pace::Pace;
 use crate::digest;
 use crate::error::{EvidenceError, Result};
 use crate::limits::{Budget, Limits};
-use crate::tree::{file_type, reopen, stat};
+use crate::tree::{file_type, reopen, stat, take};
 
 /// The directory of kept bytes in the evidence.
 pub(crate) const DIR: &str = "files";
@@ -150,7 +152,8 @@ impl HeldFiles {
         &self,
         dir: &Path,
         budget: &mut Budget,
-        gap: &mut dyn FnMut(&str, String) -> Result<()>,
+        pace: &mut Pace<'_>,
+        log: &mut Log,
     ) -> Result<Vec<(String, String)>> {
         if self.files.is_empty() {
             return Ok(Vec::new());
@@ -161,16 +164,27 @@ impl HeldFiles {
             let name = format!("{DIR}/{}", held.name);
             let path = dir.join(&name);
             let target = OwnedFd::from(crate::files::create(&path)?.into_parts().0);
-            let copied = crate::tree::take::content(&held.handle, &target, budget.allowance());
+            let between = &mut || pace.keep(log).map_err(io::Error::other);
+            let allowance = budget.allowance();
+            let copied = take::content(&held.handle, &target, allowance, between);
             match copied {
                 Ok(copied) => {
                     budget.spend(copied.bytes);
                     if !copied.is_whole {
                         let reason = format!("only {} bytes: the limit was reached", copied.bytes);
-                        gap(&name, reason)?;
+                        log.not_captured(name.as_bytes(), reason)?;
                     }
                 }
-                Err(error) => gap(&name, error.to_string())?,
+                Err(error) => log.not_captured(name.as_bytes(), error)?,
+            }
+            let now = stat(held.handle.as_fd(), c"");
+            let has_changed = now.is_ok_and(|now| {
+                pace.has_changed_since(now.stx_ctime.into()) || pace.is_mapped(now.stx_ino)
+            });
+            if has_changed {
+                let reason = "it may have changed after the container went on: what is kept may \
+                              differ";
+                log.not_captured(name.as_bytes(), reason)?;
             }
             let digest = digest::content(crate::tree::open_regular(&path)?)
                 .map_err(EvidenceError::io("hash", &path))?;

@@ -69,6 +69,11 @@ pub enum Step {
         /// How many processes.
         count: usize,
     },
+    /// The memory of the processes was kept.
+    Memory {
+        /// Of how many processes.
+        count: usize,
+    },
     /// The upper directory is about to be taken.
     Taking {
         /// How.

@@ -15,34 +15,41 @@ pub(crate) mod changes;
 mod freeze;
 pub(crate) mod held;
 pub(crate) mod log;
+pub(crate) mod memory;
+pub(crate) mod mounted;
 mod mounts;
 mod output;
+pub(crate) mod pace;
 pub(crate) mod processes;
 mod resume;
 pub(crate) mod timeline;
-mod tmpfs;
 pub(crate) mod upper;
 
+use std::collections::HashSet;
 use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
 
 use invar_drift::{Comparison, Namespace};
-use invar_engine::{Container, Engine, MountKind, RootFs, State};
+use invar_engine::{Container, Engine, EngineError, MountKind, RootFs, State};
 use jiff::Timestamp;
 
 use self::freeze::Frozen;
 use self::held::HeldFiles;
 use self::log::Step;
 use self::mounts::Mounts;
+use self::pace::Pace;
 use self::processes::Recorder;
-pub(crate) use self::resume::take_up;
-use self::tmpfs::Tmpfs;
+pub(crate) use self::resume::{left_frozen, take_up};
 use crate::error::{EvidenceError, Result};
 use crate::files;
 use crate::header::{Header, Marks, Plan};
 use crate::limits::{Budget, Limits};
 use crate::store::{Draft, EvidenceStore};
 use crate::tree::take::{Method, Taken};
-use crate::tree::{open_dir, stat};
+use crate::tree::{entry, open_dir, stat};
+
+/// How long an engine may take to remove a container that ended.
+const REMOVING: Duration = Duration::from_secs(10);
 
 /// A capture at work.
 pub(crate) struct Capture<'a> {
@@ -52,12 +59,16 @@ pub(crate) struct Capture<'a> {
     draft: Draft,
     root: Option<RootFs>,
     held: HeldFiles,
-    tmpfs: Vec<Tmpfs>,
+    mounts: Vec<mounted::Held>,
+    mapped: HashSet<u64>,
     budget: Budget,
     owns_upper: bool,
     taken: Option<Taken>,
     comparison: Option<Comparison>,
     has_logs: bool,
+    saw_mounts: bool,
+    /// When its mounts were opened.
+    frozen_at: entry::Instant,
     frozen_ms: Option<u64>,
 }
 
@@ -70,6 +81,7 @@ impl<'a> Capture<'a> {
         plan: Plan,
         limits: Limits,
     ) -> Result<Self> {
+        check(container, &plan, &limits)?;
         let draft = store.begin(Header::new(container, plan), &limits)?;
         let mut capture = Self::new(store, engine, container, draft, limits)?;
         let prepared = capture.prepare(store);
@@ -92,11 +104,14 @@ impl<'a> Capture<'a> {
             limits,
             draft,
             root: None,
-            tmpfs: Vec::new(),
+            mounts: Vec::new(),
+            mapped: HashSet::new(),
             owns_upper: false,
             taken: None,
             comparison: None,
             has_logs: false,
+            saw_mounts: false,
+            frozen_at: pace::now(),
             frozen_ms: None,
         })
     }
@@ -127,7 +142,7 @@ impl<'a> Capture<'a> {
             }
             Err(error) => {
                 let error = EvidenceError::engine("open the container's root")(error);
-                if self.will_vanish() {
+                if self.will_vanish() && !self.is_gone() {
                     return Err(error);
                 }
                 self.draft.log.not_captured(b"root", error.chain())
@@ -157,9 +172,27 @@ impl<'a> Capture<'a> {
         Ok(Marks::Trusted)
     }
 
+    /// Whether the engine has removed it: what it had can be had no more. One that removes itself
+    /// is waited for while its engine is at it.
+    fn is_gone(&self) -> bool {
+        let began = Instant::now();
+        loop {
+            let found = self.engine.inspect(self.container.id.as_str());
+            match found.map(|found| found.state) {
+                Err(EngineError::NotFound { .. }) => return true,
+                Ok(State::Exited(_))
+                    if self.container.config.auto_remove && began.elapsed() < REMOVING =>
+                {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                _ => return false,
+            }
+        }
+    }
+
     /// Whether the container is gone afterwards, and all that was not taken with it.
     fn will_vanish(&self) -> bool {
-        let plan = self.draft.header.plan;
+        let plan = &self.draft.header.plan;
         plan.remove || (plan.stop && self.container.config.auto_remove)
     }
 
@@ -179,29 +212,44 @@ impl<'a> Capture<'a> {
         if frozen.is_some() {
             let recorded = self.record_processes();
             self.draft.log.absorb("processes", recorded)?;
+        } else if self.container.state == State::Running {
+            let reason = "the container ended before it could be frozen";
+            self.draft.log.not_captured(b"processes", reason)?;
         }
-        let plan = self.draft.header.plan;
+        let (stop, exact) = {
+            let plan = &self.draft.header.plan;
+            (plan.stop, plan.wanted.exact)
+        };
         // An engine that removes the container when it ends takes all of this with it.
-        if plan.stop && self.container.config.auto_remove {
+        if stop && self.container.config.auto_remove {
             let kept = self.keep_logs();
             self.draft.log.absorb("logs", kept)?;
             let compared = self.compare_in_place();
             self.draft.log.absorb("changes", compared)?;
         }
-        if !plan.stop {
-            self.keep_files()?;
+        let limit = Duration::from_millis(self.limits.frozen_ms);
+        let mut pace = Pace::frozen(frozen, (!stop && !exact).then_some(limit));
+        pace.mapped_for_writing(std::mem::take(&mut self.mapped));
+        if !stop {
+            self.keep_files(&mut pace)?;
         }
         if self.taken.is_none() {
-            self.take_upper()?;
-        }
-        match frozen {
-            None => Ok(()),
-            Some(frozen) if plan.stop => self.kill(frozen),
-            Some(frozen) => {
-                self.frozen_ms = Some(frozen.resume(&mut self.draft.log)?);
-                Ok(())
+            match self.take_upper(&mut pace) {
+                // With its container removed there is nothing that could still be lost.
+                Err(error) if self.is_gone() => {
+                    upper::drop_unfinished(&self.draft.dir)?;
+                    let log = &mut self.draft.log;
+                    log.not_captured(b"upper directory", error.chain())?;
+                }
+                taken => taken?,
             }
         }
+        if !stop {
+            pace.go_on(&mut self.draft.log)?;
+        }
+        let (frozen, frozen_ms) = pace.finish();
+        self.frozen_ms = frozen_ms;
+        frozen.map_or(Ok(()), |frozen| self.kill(frozen))
     }
 
     fn record_processes(&mut self) -> Result<()> {
@@ -209,29 +257,35 @@ impl<'a> Capture<'a> {
             .engine
             .processes(&self.container.id)
             .map_err(EvidenceError::engine("list the processes"))?;
-        let count = Recorder {
+        let mut recorder = Recorder {
             dir: &self.draft.dir,
             limits: &self.limits,
             held: &mut self.held,
             log: &mut self.draft.log,
             booted_at: self.draft.header.booted_at,
-        }
-        .record(&pids)?;
+            mapped: HashSet::new(),
+        };
+        let count = recorder.record(&pids)?;
+        self.mapped = recorder.mapped;
         self.draft.log.step(Step::Processes { count })?;
         let Some(init) = pids.first() else {
             return Ok(());
         };
+        if self.draft.header.plan.wanted.memory {
+            let (dir, log) = (&self.draft.dir, &mut self.draft.log);
+            let kept = memory::keep(&pids, dir, &self.limits, &mut self.budget, log);
+            match kept {
+                Ok(count) => log.step(Step::Memory { count })?,
+                failed => log.absorb("memory of the processes", failed.map(drop))?,
+            }
+        }
         let path = format!("/proc/{init}/mountinfo");
         let (text, _) = files::read_start(path.as_ref(), self.limits.proc_file)?;
         let mounts = Mounts::parse(&text);
-        if self.draft.header.plan.tmpfs {
-            self.tmpfs = tmpfs::hold(*init, &mounts, &mut self.draft.log)?;
-            return Ok(());
-        }
-        for point in tmpfs::points(&mounts) {
-            let reason = "temporary file system: not asked for (--tmpfs)";
-            self.draft.log.not_captured(&point, reason)?;
-        }
+        self.saw_mounts = true;
+        self.frozen_at = pace::now();
+        let Draft { header, log, .. } = &mut self.draft;
+        self.mounts = mounted::hold(*init, &mounts, self.container, &header.plan.wanted, log)?;
         Ok(())
     }
 
@@ -250,18 +304,19 @@ impl<'a> Capture<'a> {
         Ok(())
     }
 
-    fn take_upper(&mut self) -> Result<()> {
+    fn take_upper(&mut self, pace: &mut Pace<'_>) -> Result<()> {
         let Some(upper) = self.root.as_ref().and_then(|root| root.upper.as_ref()) else {
             return Ok(());
         };
-        let plan = self.draft.header.plan;
+        let plan = &self.draft.header.plan;
         let method = match (plan.stop, self.owns_upper) {
             (true, true) => Method::Renamed,
             (true, false) if self.will_vanish() => Method::Linked,
             _ => Method::Copied,
         };
         let (dir, log) = (&self.draft.dir, &mut self.draft.log);
-        self.taken = Some(upper::take(upper, dir, method, &mut self.budget, log)?);
+        let budget = &mut self.budget;
+        self.taken = Some(upper::take(upper, dir, method, budget, pace, log)?);
         Ok(())
     }
 
@@ -308,21 +363,33 @@ impl<'a> Capture<'a> {
         }
     }
 
-    fn keep_files(&mut self) -> Result<()> {
+    fn keep_files(&mut self, pace: &mut Pace<'_>) -> Result<()> {
         let (dir, log) = (&self.draft.dir, &mut self.draft.log);
         let count = self.held.len();
-        let digests = self.held.keep(dir, &mut self.budget, &mut |name, reason| {
-            log.not_captured(name.as_bytes(), reason)
-        });
-        let kept = digests.map(drop);
+        let kept = self.held.keep(dir, &mut self.budget, pace, log).map(drop);
         log.absorb("kept files", kept)?;
         if count > 0 {
             log.step(Step::Files { count })?;
         }
-        let kept = tmpfs::keep(&self.tmpfs, dir, &mut self.budget, log);
-        log.absorb("temporary file systems", kept)?;
-        self.tmpfs.clear();
-        Ok(())
+        let (lost, lasting) = std::mem::take(&mut self.mounts)
+            .into_iter()
+            .partition(mounted::Held::is_lost);
+        // Nobody else writes to what is gone with its container.
+        let lost: Vec<mounted::Held> = lost;
+        let part = (&self.limits, self.limits.tmpfs);
+        let kept = mounted::keep(&lost, dir, part, &mut self.budget, pace, log);
+        self.mounts = lasting;
+        log.absorb("temporary file systems", kept)
+    }
+
+    /// Volumes and directories of the host: others may be writing to them at any time.
+    fn keep_lasting(&mut self) -> Result<()> {
+        let held = std::mem::take(&mut self.mounts);
+        let (dir, log) = (&self.draft.dir, &mut self.draft.log);
+        let mut pace = Pace::live(self.frozen_at);
+        let part = (&self.limits, self.limits.volumes);
+        let kept = mounted::keep(&held, dir, part, &mut self.budget, &mut pace, log);
+        log.absorb("volumes", kept)
     }
 
     fn keep_logs(&mut self) -> Result<()> {
@@ -341,8 +408,9 @@ impl<'a> Capture<'a> {
 
     fn try_complete(&mut self) -> Result<()> {
         if self.draft.header.plan.stop {
-            self.keep_files()?;
+            self.keep_files(&mut Pace::still())?;
         }
+        self.keep_lasting()?;
         if !self.has_logs {
             let kept = self.keep_logs();
             self.draft.log.absorb("logs", kept)?;
@@ -382,15 +450,23 @@ impl<'a> Capture<'a> {
     /// Names what a reader may expect and will not find.
     fn declare_gaps(&mut self) -> Result<()> {
         let log = &mut self.draft.log;
-        log.not_captured(
-            b"memory of the processes",
-            "only maps, arguments and environment are kept, no memory image",
-        )?;
+        if !self.draft.header.plan.wanted.memory {
+            let reason = "not asked for (--memory): only maps, arguments and environment are kept";
+            log.not_captured(b"memory of the processes", reason)?;
+        }
+        if self.saw_mounts {
+            return Ok(());
+        }
         for mount in &self.container.config.mounts {
             let reason = match &mount.kind {
-                MountKind::Bind { .. } => "a directory of the host, not a part of the container",
-                MountKind::Volume { .. } => "a volume, which outlives the container",
-                MountKind::Tmpfs { .. } => continue,
+                MountKind::Bind { .. } => {
+                    "a directory of the host: mounts are taken of a running \
+                                           container only"
+                }
+                MountKind::Volume { .. } => {
+                    "a volume: mounts are taken of a running container only"
+                }
+                MountKind::Tmpfs { .. } => "a temporary file system, gone when the container ended",
             };
             log.not_captured(mount.target.as_os_str().as_encoded_bytes(), reason)?;
         }
@@ -408,6 +484,20 @@ impl<'a> Capture<'a> {
                 source: Box::new(error),
             }
         })
+    }
+}
+
+/// Refuses what cannot be done before anything is done.
+fn check(container: &Container, plan: &Plan, limits: &Limits) -> Result<()> {
+    let missing = container
+        .init_pid
+        .and_then(|init| mounted::missing(init, &plan.wanted, limits));
+    match missing {
+        Some(at) => Err(EvidenceError::NoSuchMount {
+            container: container.name.as_str().to_owned(),
+            at: at.to_owned(),
+        }),
+        None => Ok(()),
     }
 }
 

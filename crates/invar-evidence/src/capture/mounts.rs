@@ -16,6 +16,8 @@ const LOCAL: &[&str] = &[
 pub(crate) struct Mount {
     /// Where, as the process sees it.
     pub(crate) point: Vec<u8>,
+    /// The number of its device.
+    pub(crate) device: (u32, u32),
     /// Whether the whole file system is shown, and not one directory or file of it.
     pub(crate) is_whole: bool,
     /// The file system's type.
@@ -25,8 +27,13 @@ pub(crate) struct Mount {
 impl Mount {
     /// Whether a request to it cannot wait for a program.
     pub(crate) fn is_local(&self) -> bool {
-        LOCAL.contains(&self.kind.as_str())
+        is_local(&self.kind)
     }
+}
+
+/// Whether a request to a file system of this type cannot wait for a program.
+pub(crate) fn is_local(kind: &str) -> bool {
+    LOCAL.contains(&kind)
 }
 
 /// A process's mounts by the kernel's number.
@@ -44,12 +51,26 @@ impl Mounts {
         self.0.get(&id)
     }
 
-    /// The mounts of this type, in the order of their paths.
-    pub(crate) fn of_kind(&self, kind: &str) -> Vec<&Mount> {
-        let mut found: Vec<&Mount> = self.0.values().filter(|mount| mount.kind == kind).collect();
-        found.sort_by(|a, b| a.point.cmp(&b.point));
-        found.dedup_by(|a, b| a.point == b.point);
-        found
+    /// What is seen at each mount point but the root, in the order of the paths.
+    pub(crate) fn visible(&self) -> Vec<&Mount> {
+        let mut found: Vec<(&u64, &Mount)> = self.0.iter().collect();
+        // The kernel numbers a later mount, which lies over an earlier one, mostly higher.
+        found.sort_by(|a, b| a.1.point.cmp(&b.1.point).then(b.0.cmp(a.0)));
+        found.dedup_by(|a, b| a.1.point == b.1.point);
+        let mounts = found.into_iter().map(|(_, mount)| mount);
+        mounts.filter(|mount| mount.point != b"/").collect()
+    }
+
+    /// The mount at this point.
+    pub(crate) fn at(&self, point: &[u8]) -> Option<&Mount> {
+        self.0.values().find(|mount| mount.point == point)
+    }
+
+    /// The type of the file system with this device number (`major:minor`).
+    pub(crate) fn kind_of_device(&self, device: (u32, u32)) -> Option<&str> {
+        let mut mounts = self.0.values();
+        let mount = mounts.find(|mount| mount.device == device)?;
+        Some(&mount.kind)
     }
 
     /// Whether every mount on the way to a path is local.
@@ -68,12 +89,16 @@ impl Mounts {
 fn parse_line(line: &[u8]) -> Option<(u64, Mount)> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let is_whole = fields.nth(2)? == b"/";
+    let device = std::str::from_utf8(fields.nth(1)?).ok()?;
+    let (major, minor) = device.split_once(':')?;
+    let device = (major.parse().ok()?, minor.parse().ok()?);
+    let is_whole = fields.next()? == b"/";
     let point = unescape(fields.next()?);
     let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
     let kind = String::from_utf8_lossy(kind).into_owned();
     let mount = Mount {
         point,
+        device,
         is_whole,
         kind,
     };
@@ -107,7 +132,8 @@ mod tests {
     fn mounts_are_read_with_escapes_and_optional_fields() {
         let mounts = Mounts::parse(TEXT);
         assert_eq!(mounts.get(36).unwrap().kind, "overlay");
-        assert_eq!(mounts.of_kind("tmpfs")[0].point, b"/a b\nc");
+        assert_eq!(mounts.visible()[0].point, b"/a b\nc");
+        assert_eq!(mounts.kind_of_device((0, 6)), Some("fuse.sshfs"));
         assert!(!mounts.get(41).unwrap().is_local());
         assert!(mounts.get(42).is_none());
     }

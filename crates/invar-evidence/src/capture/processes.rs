@@ -7,7 +7,7 @@
 //!  processes.jsonl                                                      one line a process
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -134,6 +134,8 @@ pub(crate) struct Recorder<'a> {
     pub(crate) held: &'a mut HeldFiles,
     pub(crate) log: &'a mut Log,
     pub(crate) booted_at: Option<Timestamp>,
+    /// Inodes of files that a process has mapped for writing.
+    pub(crate) mapped: HashSet<u64>,
 }
 
 impl Recorder<'_> {
@@ -189,6 +191,7 @@ impl Recorder<'_> {
             }
         }
         let part = |name| kept.get(name).map_or(&[][..], Vec::as_slice);
+        self.mapped.extend(mapped_for_writing(part("maps")));
         let mounts = Mounts::parse(part("mountinfo"));
         let mut process = describe(pid, part("status"), part("stat"), part("cmdline"));
         process.started_at = started_at(part("stat"), self.booted_at);
@@ -346,6 +349,18 @@ fn describe(pid: u32, status: &[u8], stat: &[u8], cmdline: &[u8]) -> Process {
     }
 }
 
+/// The inodes behind shared, writable mappings of `maps`.
+fn mapped_for_writing(maps: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    let lines = maps.split(|byte| *byte == b'\n');
+    lines.filter_map(|line| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let rights = fields.nth(1).filter(|rights| rights.len() == 4)?;
+        let is_shared = rights[1] == b'w' && rights[3] == b's';
+        let inode = std::str::from_utf8(fields.nth(2)?).ok()?.parse().ok()?;
+        (is_shared && inode != 0).then_some(inode)
+    })
+}
+
 /// The second field of `stat`, in parentheses, which may itself hold any of them.
 fn short_name(stat: &[u8]) -> &[u8] {
     let open = stat.iter().position(|byte| *byte == b'(');
@@ -389,7 +404,7 @@ fn namespaces(proc: &Path) -> BTreeMap<String, u64> {
 }
 
 /// The entries of a directory that are numbers, sorted.
-fn numbers(dir: &Path) -> Vec<u32> {
+pub(crate) fn numbers(dir: &Path) -> Vec<u32> {
     let Ok(entries) = fs::read_dir(dir) else {
         return Vec::new();
     };

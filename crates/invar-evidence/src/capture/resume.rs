@@ -4,14 +4,19 @@
 //! missing is taken, and it is killed or goes on as planned. Anything else is not frozen again;
 //! what can no longer be had is recorded as a gap.
 
+use std::path::Path;
+
 use invar_engine::{Container, Engine, EngineError, State};
+use jiff::Timestamp;
 
 use super::freeze::Frozen;
 use super::log::{self, Record, Step, What};
-use super::{Capture, upper};
+use super::pace::Pace;
+use super::{Capture, mounted, upper};
 use crate::error::{EvidenceError, Result};
 use crate::limits::Limits;
 use crate::store::{Draft, Evidence, EvidenceStore};
+use crate::tree::entry;
 use crate::tree::take::{Method, Taken};
 
 /// How far a capture came.
@@ -19,6 +24,8 @@ use crate::tree::take::{Method, Taken};
 struct Progress {
     /// It had the container frozen, or was about to.
     froze: bool,
+    /// When it was frozen.
+    frozen_at: Option<Timestamp>,
     /// How the upper directory was being taken.
     taking: Option<Method>,
     /// What was taken of it.
@@ -35,6 +42,7 @@ impl Progress {
             };
             match step {
                 Step::Freezing => progress.froze = true,
+                Step::Frozen | Step::FoundFrozen => progress.frozen_at = Some(record.at),
                 Step::Killed { .. } | Step::Resumed { .. } => progress.froze = false,
                 Step::Taking { method } => progress.taking = Some(*method),
                 Step::Taken(taken) => progress.taken = Some(taken.clone()),
@@ -45,6 +53,11 @@ impl Progress {
         }
         progress
     }
+}
+
+/// Whether a capture that broke off may have left its container frozen.
+pub(crate) fn left_frozen(dir: &Path) -> bool {
+    log::read(dir).is_ok_and(|records| Progress::of(&records).froze)
 }
 
 /// Takes up a capture; what is returned is ready to be sealed.
@@ -72,6 +85,7 @@ pub(crate) fn take_up(
 fn without_container(mut draft: Draft) -> Result<Draft> {
     let reason = "the capture was killed, and the container is gone";
     draft.log.not_captured(b"what is not here", reason)?;
+    mounted::drop_unfinished(&draft.dir, &mut draft.log)?;
     let listed = upper::complete_listings(&draft.dir, &mut draft.log);
     draft.log.absorb("upper directory", listed)?;
     Ok(draft)
@@ -79,6 +93,7 @@ fn without_container(mut draft: Draft) -> Result<Draft> {
 
 impl Capture<'_> {
     fn go_on(&mut self, store: &EvidenceStore, progress: &Progress) -> Result<()> {
+        mounted::drop_unfinished(&self.draft.dir, &mut self.draft.log)?;
         self.open_root(store)?;
         self.taken = self.was_taken(progress)?;
         let frozen = (progress.froze && self.container.state == State::Paused)
@@ -86,6 +101,8 @@ impl Capture<'_> {
         let is_as_it_was = frozen.is_some() || has_ended(self.container);
         if is_as_it_was {
             self.take_frozen(frozen)?;
+        } else if let (None, Some(at)) = (&self.taken, progress.frozen_at) {
+            self.take_live(at)?;
         } else if self.taken.is_none() {
             let reason = "the capture was killed, and the container went on meanwhile: capture it \
                           again";
@@ -112,9 +129,36 @@ impl Capture<'_> {
             invar_sys::tree::remove(&place).map_err(EvidenceError::io("remove", &place))?;
             return Ok(None);
         }
+        // Files linked in here may be written to by the container that went on.
+        if self.root.is_some() && progress.taking != Some(Method::Linked) {
+            invar_sys::tree::remove(&place).map_err(EvidenceError::io("remove", &place))?;
+            return Ok(None);
+        }
+        // It may end in the middle of a line; what is here is listed anew.
+        let listing = upper::found_listing(&self.draft.dir, "upper");
+        fs_err::remove_file(listing).ok();
         let reason = "only the part that was taken when the capture was killed";
         self.draft.log.not_captured(b"upper directory", reason)?;
         Ok(Some(Taken::none(progress.taking.unwrap_or(Method::Copied))))
+    }
+
+    /// Copies the upper directory of a container that went on, and names what may not be as it was
+    /// when it was frozen.
+    fn take_live(&mut self, frozen_at: Timestamp) -> Result<()> {
+        let Some(upper) = self.root.as_ref().and_then(|root| root.upper.as_ref()) else {
+            return Ok(());
+        };
+        let reason = "the capture was killed before all was taken; files that changed since then \
+                      are named";
+        self.draft.log.not_captured(b"upper directory", reason)?;
+        let since = entry::Instant(
+            frozen_at.as_second(),
+            u32::try_from(frozen_at.subsec_nanosecond()).unwrap_or(0),
+        );
+        let (dir, log) = (&self.draft.dir, &mut self.draft.log);
+        let (budget, pace) = (&mut self.budget, &mut Pace::live(since));
+        self.taken = Some(upper::take(upper, dir, Method::Copied, budget, pace, log)?);
+        Ok(())
     }
 }
 

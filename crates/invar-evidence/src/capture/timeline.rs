@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::log::{Record, What};
 use super::processes::{self, Process};
-use super::{log, upper};
+use super::{log, mounted, upper};
 use crate::error::{EvidenceError, Result};
 use crate::files;
 use crate::header::Header;
@@ -70,10 +70,14 @@ pub(crate) fn write(header: &Header, dir: &Path) -> Result<()> {
         let step = step["step"].as_str().unwrap_or_default().to_owned();
         add(Some(at), "Capture", format!("capture: {step}"));
     }
-    let listing = upper::listing(dir, "upper");
-    if listing.exists() {
-        for entry in Reader::open(&listing)? {
-            files_events(&entry?, &mut add);
+    let mounts = mounted::read(dir)?.into_iter();
+    let mounts = mounts.map(|line| (line.tree, line.mounted_at));
+    for (tree, at) in mounts.chain([("upper".to_owned(), String::new())]) {
+        let listing = upper::listing(dir, &tree);
+        if listing.exists() {
+            for entry in Reader::open(&listing)? {
+                files_events(&at, &entry?, &mut add);
+            }
         }
     }
     events.sort();
@@ -89,11 +93,15 @@ pub(crate) fn write(header: &Header, dir: &Path) -> Result<()> {
 }
 
 /// A whiteout's times are not those of the deletion: overlayfs may share one among many.
-fn files_events(entry: &Entry, add: &mut impl FnMut(Option<Timestamp>, &'static str, String)) {
+fn files_events(
+    at: &str,
+    entry: &Entry,
+    add: &mut impl FnMut(Option<Timestamp>, &'static str, String),
+) {
     if entry.is_whiteout() {
         return;
     }
-    let path = text::shown(&entry.path);
+    let path = format!("{at}{}", text::shown(&entry.path));
     let changed = (entry.ctime != entry.mtime).then_some(entry.ctime);
     let times = [
         (Some(entry.mtime), "Content Modification Time", "written"),

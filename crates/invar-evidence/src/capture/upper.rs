@@ -8,11 +8,12 @@ use fs_err as fs;
 use invar_engine::Upper;
 
 use super::log::{Log, Step};
+use super::pace::Pace;
 use crate::error::{EvidenceError, Result};
 use crate::files;
 use crate::limits::Budget;
 use crate::tree::list::{self, Writer};
-use crate::tree::take::{self, Method, Taken};
+use crate::tree::take::{self, How, Method, Taken};
 use crate::tree::{self, open_dir};
 
 /// The directory of trees in the evidence, and the upper directory's name in it.
@@ -40,27 +41,52 @@ pub(crate) fn take(
     dir: &Path,
     method: Method,
     budget: &mut Budget,
+    pace: &mut Pace<'_>,
     log: &mut Log,
 ) -> Result<Taken> {
     log.step(Step::Taking { method })?;
     files::private_dir(&dir.join(RAW))?;
-    let place = place(dir);
+    let target = place(dir);
     let taken = if method == Method::Renamed {
         check_same(upper)?;
-        rename(&upper.path, &place)?;
+        rename(&upper.path, &target)?;
         Taken::none(method)
     } else {
         let mut writer = Writer::create(&found_listing(dir, UPPER))?;
-        fs::create_dir(&place).map_err(EvidenceError::io("create", &place))?;
-        let to = open_dir(&place).map_err(EvidenceError::io("open", &place))?;
-        let (from, to) = together(upper, &place, to)?;
+        fs::create_dir(&target).map_err(EvidenceError::io("create", &target))?;
+        let to = open_dir(&target).map_err(EvidenceError::io("open", &target))?;
+        let (from, to) = together(upper, &target, to)?;
         let from = from.as_ref().unwrap_or(&upper.dir).as_fd();
-        let taken = take::tree(from, to.as_fd(), method, budget, &mut writer, log)?;
+        let taken = take::tree(
+            from,
+            to.as_fd(),
+            How::all(method),
+            budget,
+            &mut writer,
+            pace,
+            log,
+        )?;
         writer.finish()?;
+        if taken.taken_live > 0 {
+            list::reconcile(to.as_fd(), &found_listing(dir, UPPER))?;
+        }
         taken
     };
     log.step(Step::Taken(taken.clone()))?;
     Ok(taken)
+}
+
+/// Throws away what was taken of an upper directory that vanished meanwhile.
+pub(crate) fn drop_unfinished(dir: &Path) -> Result<()> {
+    let place = place(dir);
+    if place.exists() {
+        invar_sys::tree::remove(&place).map_err(EvidenceError::io("remove", &place))?;
+    }
+    let listing = found_listing(dir, UPPER);
+    if listing.exists() {
+        fs::remove_file(&listing).map_err(EvidenceError::io("remove", &listing))?;
+    }
+    Ok(())
 }
 
 /// Moves a directory, also from one mount to another of the same file system.
@@ -146,7 +172,7 @@ pub(crate) fn put_back(
     let place = place(dir);
     rename(&place, &upper.path)?;
     log.step(Step::PutBack)?;
-    take(upper, dir, Method::Copied, budget, log).map(drop)
+    take(upper, dir, Method::Copied, budget, &mut Pace::still(), log).map(drop)
 }
 
 /// Makes a copy of what was linked from a container that could not be killed.
@@ -158,7 +184,7 @@ pub(crate) fn copy_instead(
 ) -> Result<()> {
     let place = place(dir);
     invar_sys::tree::remove(&place).map_err(EvidenceError::io("remove", &place))?;
-    take(upper, dir, Method::Copied, budget, log).map(drop)
+    take(upper, dir, Method::Copied, budget, &mut Pace::still(), log).map(drop)
 }
 
 /// Makes the container's upper directory again from the one that was moved here.
@@ -190,9 +216,10 @@ fn copy(from: &Path, to: &Path, dir: &Path, budget: &mut Budget, log: &mut Log) 
     take::tree(
         source.as_fd(),
         target.as_fd(),
-        Method::Copied,
+        How::all(Method::Copied),
         budget,
         &mut writer,
+        &mut Pace::still(),
         log,
     )?;
     fs::remove_file(&scratch).map_err(EvidenceError::io("remove", &scratch))

@@ -26,10 +26,12 @@ pub(super) enum Source {
         offset: u64,
         size: u64,
     },
-    /// The upper directory of the evidence at this path.
-    Upper(PathBuf, Form, Marks),
+    /// A tree of the evidence at this path.
+    Tree(PathBuf, String, Form, Marks),
     /// Files of the evidence at this path, as a tar.
     Files(PathBuf, Vec<String>),
+    /// The same for files that may have holes.
+    SparseFiles(PathBuf, Vec<String>),
 }
 
 /// A blob whose digest is known.
@@ -82,10 +84,7 @@ impl Blob {
     /// Writes it a second time, which must give the same bytes.
     pub(super) fn write(&self, tar: &mut Pax<'_>) -> Result<()> {
         tar.file(&self.name(), self.size).map_err(failed)?;
-        let mut out = Counting {
-            hashing: Hashing::default(),
-            out: tar.out(),
-        };
+        let mut out = Counting::new(tar.out());
         self.source.write(&mut out, &mut |_| {})?;
         let Hashing { hash, size } = out.hashing;
         if size != self.size || digest::hex(&hash.finalize()) != self.sha256 {
@@ -113,8 +112,9 @@ impl Source {
                 });
                 copied.map(drop).map_err(failed)
             }
-            Self::Upper(dir, form, marks) => layer::write(dir, *form, *marks, out, gap),
+            Self::Tree(dir, tree, form, marks) => layer::write(dir, tree, *form, *marks, out, gap),
             Self::Files(dir, names) => files(dir, names, out),
+            Self::SparseFiles(dir, names) => layer::sparse_files(dir, names, out),
         }
     }
 }
@@ -157,9 +157,23 @@ impl Write for Hashing {
     }
 }
 
-struct Counting<'a> {
+pub(super) struct Counting<'a> {
     hashing: Hashing,
     out: &'a mut dyn Write,
+}
+
+impl<'a> Counting<'a> {
+    pub(super) fn new(out: &'a mut dyn Write) -> Self {
+        Self {
+            hashing: Hashing::default(),
+            out,
+        }
+    }
+
+    /// SHA-256 of all that was written.
+    pub(super) fn sha256(self) -> String {
+        digest::hex(&self.hashing.hash.finalize())
+    }
 }
 
 impl Write for Counting<'_> {

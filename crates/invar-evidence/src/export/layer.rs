@@ -1,4 +1,4 @@
-//! The upper directory as a tar: as an OCI layer, or exactly as it was found.
+//! A tree as a tar: the upper directory as an OCI layer, or any exactly as it was found.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -19,7 +19,7 @@ use crate::error::{EvidenceError, Result};
 use crate::header::{Gap, Marks};
 use crate::lines::Lines;
 use crate::text;
-use crate::tree::entry::{Entry, EntryKind};
+use crate::tree::entry::{Entry, EntryKind, Instant};
 use crate::tree::list::Reader;
 use crate::tree::{join, name, open_dir, open_file, parent};
 
@@ -38,6 +38,7 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Writes the tar. Equal evidence gives equal bytes. What the form cannot hold is told to `gap`.
 pub(super) fn write(
     dir: &Path,
+    tree: &str,
     form: Form,
     marks: Marks,
     out: &mut dyn Write,
@@ -49,9 +50,9 @@ pub(super) fn write(
         marks,
         gap,
     };
-    let listing = upper::listing(dir, "upper");
+    let listing = upper::listing(dir, tree);
     if listing.exists() {
-        let place = upper::place(dir);
+        let place = dir.join(upper::RAW).join(tree);
         let tree = open_dir(&place).map_err(EvidenceError::io("open", &place))?;
         for entry in Reader::open(&listing)? {
             writing.listed(tree.as_fd(), &entry?)?;
@@ -63,6 +64,50 @@ pub(super) fn write(
         }
     }
     writing.tar.finish().map_err(failed)
+}
+
+/// A tar of files of the evidence that may have holes, which stay holes.
+pub(super) fn sparse_files(dir: &Path, names: &[String], out: &mut dyn Write) -> Result<()> {
+    let mut writing = Writing {
+        tar: Pax::new(out),
+        form: Form::Raw,
+        marks: Marks::default(),
+        gap: &mut |_| {},
+    };
+    for name in names {
+        let path = dir.join(name);
+        let file = crate::tree::open_regular(&path)?;
+        let size = rustix::fs::fstat(&file).map_err(EvidenceError::io("look at", &path))?;
+        let entry = Entry {
+            mode: 0o644,
+            size: u64::try_from(size.st_size).unwrap_or(0),
+            ..plain_file(format!("/{name}").into_bytes())
+        };
+        writing.sparse(&file, &entry).map_err(failed)?;
+    }
+    writing.tar.finish().map_err(failed)
+}
+
+/// An entry of a file that no container made.
+fn plain_file(path: Vec<u8>) -> Entry {
+    Entry {
+        path,
+        kind: EntryKind::File,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        size: 0,
+        device: None,
+        mtime: Instant(0, 0),
+        atime: Instant(0, 0),
+        ctime: Instant(0, 0),
+        btime: None,
+        inode: 0,
+        links: 1,
+        attributes: std::collections::BTreeMap::new(),
+        target: None,
+        digest: None,
+    }
 }
 
 struct Writing<'a> {
@@ -166,25 +211,7 @@ impl Writing<'_> {
     }
 
     fn mark(&mut self, path: &[u8]) -> Result<()> {
-        let mark = Entry {
-            path: path.to_vec(),
-            kind: EntryKind::File,
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            size: 0,
-            device: None,
-            mtime: crate::tree::entry::Instant(0, 0),
-            atime: crate::tree::entry::Instant(0, 0),
-            ctime: crate::tree::entry::Instant(0, 0),
-            btime: None,
-            inode: 0,
-            links: 1,
-            attributes: std::collections::BTreeMap::new(),
-            target: None,
-            digest: None,
-        };
-        self.put(&mark, 0)
+        self.put(&plain_file(path.to_vec()), 0)
     }
 
     fn raw(&mut self, tree: BorrowedFd<'_>, entry: &Entry) -> Result<()> {

@@ -13,7 +13,7 @@
 mod blob;
 mod image;
 mod layer;
-mod pax;
+pub(crate) mod pax;
 mod redact;
 
 use std::collections::BTreeMap;
@@ -24,11 +24,12 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use self::blob::{Blob, Source};
+use self::blob::{Blob, Counting, Source};
 use self::image::Image;
 use self::layer::{Form, failed};
 use self::pax::Pax;
-use crate::capture::{below, changes, log, timeline};
+use crate::archive;
+use crate::capture::{below, changes, log, memory, mounted, timeline};
 use crate::custody::{self, Action};
 use crate::digest;
 use crate::error::{EvidenceError, Result};
@@ -63,6 +64,11 @@ pub struct Exported {
     pub has_base: bool,
     /// What the image of what changed cannot hold; it is in `upper.tar`.
     pub not_in_image: Vec<Gap>,
+    /// SHA-256 of the archive.
+    pub sha256: String,
+    /// A signed statement about the archive, to be kept beside it: a DSSE envelope.
+    #[serde(skip)]
+    pub signature: Vec<u8>,
 }
 
 /// Writes sealed evidence as an archive. `image` is a docker-archive of the container's image;
@@ -84,13 +90,15 @@ pub fn export(
     let tag = format!("invar-evidence:{}", evidence.id);
     let rootfs = archive.rootfs(evidence, header, image, &tag, &mut gaps)?;
     archive.evidence(evidence, Some(&rootfs))?;
-    archive.write(store, evidence, out)?;
+    let (sha256, signature) = archive.write(store, evidence, out)?;
     crate::seal::record(store, evidence, Action::Exported)?;
     Ok(Exported {
         id: evidence.id.clone(),
         image: Some(tag),
         has_base,
         not_in_image: gaps,
+        sha256,
+        signature,
     })
 }
 
@@ -100,13 +108,15 @@ pub fn redact(store: &EvidenceStore, evidence: &Evidence, out: &mut dyn Write) -
     sealed_header(evidence)?;
     let mut archive = Archive::default();
     archive.redacted(evidence)?;
-    archive.write(store, evidence, out)?;
+    let (sha256, signature) = archive.write(store, evidence, out)?;
     crate::seal::record(store, evidence, Action::Redacted)?;
     Ok(Exported {
         id: evidence.id.clone(),
         image: None,
         has_base: false,
         not_in_image: Vec::new(),
+        sha256,
+        signature,
     })
 }
 
@@ -138,7 +148,8 @@ impl Archive {
         tag: &str,
         gaps: &mut Vec<Gap>,
     ) -> Result<Value> {
-        let upper = Source::Upper(evidence.dir.clone(), Form::Layer, header.marks);
+        let dir = evidence.dir.clone();
+        let upper = Source::Tree(dir, "upper".to_owned(), Form::Layer, header.marks);
         let changed = Blob::new(LAYER, None, upper, &mut |gap| gaps.push(gap))?;
         let (original, layers) = match image {
             Some(image) => {
@@ -205,12 +216,22 @@ impl Archive {
                 )?);
             }
         }
+        let cores = blob::below(dir, memory::DIR)?;
+        if !cores.is_empty() {
+            let source = Source::SparseFiles(dir.clone(), cores);
+            layers.push(self.add(TAR, Some("memory.tar"), source)?);
+        }
         let marks = evidence
             .header
             .as_ref()
             .map_or_else(Marks::default, |header| header.marks);
-        let upper = Source::Upper(dir.clone(), Form::Raw, marks);
-        layers.push(self.add(TAR, Some("upper.tar"), upper)?);
+        let mounts = mounted::read(dir)?.into_iter().map(|line| line.tree);
+        let trees = mounts.filter(|tree| mounted::is_tree(tree));
+        for tree in std::iter::once("upper".to_owned()).chain(trees) {
+            let title = format!("{tree}.tar");
+            let source = Source::Tree(dir.clone(), tree, Form::Raw, marks);
+            layers.push(self.add(TAR, Some(&title), source)?);
+        }
         layers.extend(self.image_config.take());
         self.artifact(ARTIFACT, &evidence.id, &layers, subject, None)
     }
@@ -226,7 +247,7 @@ impl Archive {
             log::NAME,
             below::NAME,
             "upper.jsonl",
-            "tmpfs.jsonl",
+            mounted::NAME,
         ];
         for name in kept.into_iter().filter(|name| dir.join(name).exists()) {
             // A timeline names the arguments of processes.
@@ -315,9 +336,16 @@ impl Archive {
         Ok(descriptor)
     }
 
-    fn write(self, store: &EvidenceStore, evidence: &Evidence, out: &mut dyn Write) -> Result<()> {
+    /// Writes the archive; its SHA-256 and the signed statement about it.
+    fn write(
+        self,
+        store: &EvidenceStore,
+        evidence: &Evidence,
+        out: &mut dyn Write,
+    ) -> Result<(String, Vec<u8>)> {
         let mut written: BTreeMap<String, String> = BTreeMap::new();
-        let mut tar = Pax::new(out);
+        let mut out = Counting::new(out);
+        let mut tar = Pax::new(&mut out);
         let layout = br#"{"imageLayoutVersion":"1.0.0"}"#.as_slice();
         own(&mut tar, &mut written, "oci-layout", layout)?;
         let index = json!({
@@ -348,8 +376,14 @@ impl Archive {
         let key = PrivateKey::load_or_create(&store.trust())?;
         own(&mut tar, &mut written, "SHA256SUMS", &list)?;
         let signature = dsse::sign(&key, &sealed);
-        own(&mut tar, &mut written, "SHA256SUMS.dsse.json", &signature)?;
-        tar.finish().map_err(failed)
+        own(&mut tar, &mut written, archive::SIGNATURE, &signature)?;
+        tar.finish().map_err(failed)?;
+        let sha256 = out.sha256();
+        let sealed = Sealed {
+            subjects: vec![(format!("evidence-{}.tar", evidence.id), sha256.clone())],
+            predicate: json!({ "id": evidence.id, "archive": true }),
+        };
+        Ok((sha256, dsse::sign(&key, &sealed)))
     }
 }
 

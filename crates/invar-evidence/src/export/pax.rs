@@ -9,10 +9,10 @@ use crate::tree::entry::{Entry, EntryKind, Instant};
 /// Tar's unit.
 const BLOCK: usize = 512;
 /// Bytes of a name that fit into a header.
-const SHORT: usize = 100;
+pub(crate) const SHORT: usize = 100;
 
 /// Writes entries; nothing is written at the end until [`Pax::finish`].
-pub(super) struct Pax<'a> {
+pub(crate) struct Pax<'a> {
     out: &'a mut dyn Write,
 }
 
@@ -20,7 +20,7 @@ pub(super) struct Pax<'a> {
 pub(super) type Records = Vec<(String, Vec<u8>)>;
 
 impl<'a> Pax<'a> {
-    pub(super) fn new(out: &'a mut dyn Write) -> Self {
+    pub(crate) fn new(out: &'a mut dyn Write) -> Self {
         Self { out }
     }
 
@@ -68,14 +68,8 @@ impl<'a> Pax<'a> {
     }
 
     /// Writes a file of our own.
-    pub(super) fn file(&mut self, name: &str, size: u64) -> io::Result<()> {
-        let mut header = Header::new_ustar();
-        header.set_entry_type(EntryType::Regular);
-        header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        self.write(name.as_bytes(), header, size, Vec::new())
+    pub(crate) fn file(&mut self, name: &str, size: u64) -> io::Result<()> {
+        self.write(name.as_bytes(), plain_header(), size, Vec::new())
     }
 
     fn write(
@@ -112,7 +106,7 @@ impl<'a> Pax<'a> {
     }
 
     /// Writes exactly `size` bytes and fills the last block.
-    pub(super) fn content(&mut self, source: &mut dyn Read, size: u64) -> io::Result<()> {
+    pub(crate) fn content(&mut self, source: &mut dyn Read, size: u64) -> io::Result<()> {
         let written = io::copy(&mut source.take(size), self.out)?;
         if written != size {
             return Err(io::Error::new(
@@ -137,9 +131,29 @@ impl<'a> Pax<'a> {
     }
 
     /// Two empty blocks end an archive.
-    pub(super) fn finish(self) -> io::Result<()> {
+    pub(crate) fn finish(self) -> io::Result<()> {
         self.out.write_all(&[0; 2 * BLOCK])
     }
+}
+
+fn plain_header() -> Header {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(EntryType::Regular);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
+}
+
+/// The header that [`Pax::file`] writes for a short name.
+pub(crate) fn own_header(name: &str, size: u64) -> Header {
+    let mut header = plain_header();
+    let name = &name.as_bytes()[..name.len().min(SHORT)];
+    header.as_ustar_mut().expect("it was made as one").name[..name.len()].copy_from_slice(name);
+    header.set_size(size);
+    header.set_cksum();
+    header
 }
 
 /// `LENGTH KEY=VALUE\n`, where the length counts itself.

@@ -27,7 +27,7 @@ use crate::capture::Capture;
 use crate::digest;
 use crate::error::{EvidenceError, Result};
 use crate::failpoint;
-use crate::header::Plan;
+use crate::header::{Plan, Wanted};
 use crate::id::EvidenceId;
 use crate::limits::Limits;
 use crate::seal;
@@ -37,12 +37,12 @@ use crate::store::EvidenceStore;
 const NAME_FREE: Duration = Duration::from_secs(10);
 
 /// How to replace.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ReplaceOptions {
     /// Keep the old container as evidence.
     pub capture: bool,
-    /// Take its temporary file systems too.
-    pub tmpfs: bool,
+    /// What is taken of it.
+    pub wanted: Wanted,
     /// How long a container without a health check must run to count as up.
     pub settle: Duration,
     /// How long the fresh container may take to be ready.
@@ -57,7 +57,7 @@ impl Default for ReplaceOptions {
     fn default() -> Self {
         Self {
             capture: true,
-            tmpfs: false,
+            wanted: Wanted::default(),
             settle: Duration::from_millis(100),
             ready: Duration::from_mins(1),
             stop: Duration::from_secs(10),
@@ -259,7 +259,7 @@ impl<'a> Replacing<'a> {
         let plan = Plan {
             stop: true,
             remove: true,
-            tmpfs: self.options.tmpfs,
+            wanted: self.options.wanted.clone(),
         };
         let limits = self.options.limits;
         let mut capture = Capture::begin(self.store, self.engine, self.old, plan, limits)?;

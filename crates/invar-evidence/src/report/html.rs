@@ -27,6 +27,38 @@ impl Page {
             .expect("writing to a String succeeds");
     }
 
+    /// An element with text in it; the class is for its look.
+    pub(super) fn classed(&mut self, name: &'static str, class: &'static str, text: &str) {
+        writeln!(
+            self.0,
+            "<{name} class=\"{class}\">{}</{name}>",
+            escape(text)
+        )
+        .expect("writing to a String succeeds");
+    }
+
+    /// A number and what it counts.
+    pub(super) fn tile(&mut self, class: &'static str, number: &str, label: &str) {
+        writeln!(
+            self.0,
+            "<div class=\"tile {class}\"><b>{}</b> {}</div>",
+            escape(number),
+            escape(label)
+        )
+        .expect("writing to a String succeeds");
+    }
+
+    /// Begins something that is folded away unless it is open; `</details>` ends it.
+    pub(super) fn fold(&mut self, class: &'static str, title: &str, is_open: bool) {
+        let open = if is_open { " open" } else { "" };
+        writeln!(
+            self.0,
+            "<details class=\"{class}\"{open}><summary>{}</summary>",
+            escape(title)
+        )
+        .expect("writing to a String succeeds");
+    }
+
     /// Markup of our own.
     pub(super) fn markup(&mut self, markup: &'static str) {
         self.0.push_str(markup);
@@ -37,7 +69,10 @@ impl Page {
     pub(super) fn row(&mut self, class: &'static str, cells: &[&str]) {
         write!(self.0, "<tr class=\"{class}\">").expect("writing to a String succeeds");
         for cell in cells {
-            write!(self.0, "<td>{}</td>", escape(cell)).expect("writing to a String succeeds");
+            // Lines of ours: those of a container were escaped when they were recorded.
+            let lines: Vec<String> = cell.split('\n').map(escape).collect();
+            let text = lines.join("<br>");
+            write!(self.0, "<td>{text}</td>").expect("writing to a String succeeds");
         }
         self.0.push_str("</tr>\n");
     }

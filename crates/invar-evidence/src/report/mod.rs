@@ -4,13 +4,25 @@
 //! HTML's own and those that reorder text here. A content security policy forbids scripts and
 //! anything from outside, should that ever fail.
 
+mod found;
 mod html;
+mod network;
 mod parts;
+mod times;
+mod tree;
 
 use std::io::Write;
 
+use jiff::Timestamp;
+
+use crate::capture::timeline;
 use crate::error::{EvidenceError, Result};
 use crate::store::Evidence;
+
+/// A time for people, in UTC.
+fn clock(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
 
 const STYLE: &str = include_str!("style.css");
 
@@ -22,13 +34,31 @@ pub fn report(evidence: &Evidence, out: &mut dyn Write) -> Result<()> {
             "it does not say which container it is of",
         ));
     };
-    let title = format!("Evidence {}: {}", evidence.id, header.container.name);
-    let mut page = html::Page::new(&title, STYLE);
-    parts::overview(&mut page, evidence, header);
-    parts::changes(&mut page, &evidence.dir)?;
-    parts::processes(&mut page, &evidence.dir)?;
-    parts::timeline(&mut page, &evidence.dir)?;
+    let dir = &evidence.dir;
+    let changes = found::Changes::read(dir)?;
+    let processes = timeline::read_processes(dir)?;
+    let tree = tree::Tree::new(&processes, &changes);
+    let container = &header.container;
+    let mut page = html::Page::new(
+        &format!("{}: evidence {}", container.name, evidence.id),
+        STYLE,
+    );
+    let subtitle = format!(
+        "{} container of image {}, captured {} on {}",
+        container.engine,
+        container.image_name,
+        clock(header.begun_at),
+        header.host
+    );
+    page.classed("p", "note", &subtitle);
+    parts::warning(&mut page, evidence, header);
+    parts::outline(&mut page, header, &changes, &tree);
+    tree.write(&mut page);
+    network::write(&mut page, dir, &processes)?;
+    changes.write(&mut page);
+    times::write(&mut page, dir, &changes)?;
     parts::gaps(&mut page, header);
+    parts::facts(&mut page, evidence, header)?;
     out.write_all(page.finish().as_bytes())
         .map_err(EvidenceError::io("write", "the report"))
 }

@@ -94,11 +94,13 @@ impl PublicKey {
 
     /// Reads a public key in PEM.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = files::read(path, LONGEST)?;
-        from_pem(&text, "PUBLIC KEY", SPKI)
-            .and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok())
-            .map(Self)
+        Self::from_text(&files::read(path, LONGEST)?)
             .ok_or_else(|| not_a_key(path, "an Ed25519 public key in PEM"))
+    }
+
+    pub(crate) fn from_text(text: &[u8]) -> Option<Self> {
+        let bytes = from_pem(text, "PUBLIC KEY", SPKI)?;
+        VerifyingKey::from_bytes(&bytes).ok().map(Self)
     }
 
     /// In PEM, as OpenSSL reads it.

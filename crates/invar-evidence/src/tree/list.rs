@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use rayon::prelude::*;
 
+use super::check::order;
 use super::entry::{Entry, EntryKind};
 use super::{open_file, walk};
 use crate::capture::log::Log;
@@ -116,6 +117,34 @@ pub(crate) fn record(tree: BorrowedFd<'_>, listing: &Path, log: &mut Log) -> Res
         walk::Event::Unreadable { path, reason } => log.not_captured(path, reason),
     })?;
     writer.finish()
+}
+
+/// Makes a listing, written while its tree was copied from one that somebody wrote to, agree with
+/// the copy. The times and numbers as found stay.
+pub(crate) fn reconcile(tree: BorrowedFd<'_>, listing: &Path) -> Result<()> {
+    let unfinished = listing.with_extension("reconciled");
+    let mut writer = Writer::create(&unfinished)?;
+    let mut reader = Reader::open(listing)?;
+    let mut next = reader.next().transpose()?;
+    walk::walk(tree, &mut |event| {
+        let walk::Event::Entry(found) = event else {
+            return Ok(());
+        };
+        let Ok(mut entry) = Entry::read(found) else {
+            return Ok(());
+        };
+        while let Some(listed) = next.take_if(|next| order(&next.path, &entry.path).is_le()) {
+            next = reader.next().transpose()?;
+            if listed.path == entry.path {
+                (entry.atime, entry.ctime) = (listed.atime, listed.ctime);
+                (entry.btime, entry.inode) = (listed.btime, listed.inode);
+                entry.links = listed.links;
+            }
+        }
+        writer.write(&entry)
+    })?;
+    writer.finish()?;
+    fs::rename(&unfinished, listing).map_err(EvidenceError::io("write", listing))
 }
 
 /// Makes `done` from `found` by adding the hash of every file below `tree`. Memory stays bounded;

@@ -19,11 +19,12 @@ use rustix::fs::{
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::entry::Entry;
+use super::entry::{Entry, Instant};
 use super::list::Writer;
 use super::walk::{self, Event, Found};
 use super::{file_type, name, parent, reopen};
 use crate::capture::log::Log;
+use crate::capture::pace::Pace;
 use crate::error::Result;
 use crate::limits::Budget;
 
@@ -55,6 +56,36 @@ pub struct Taken {
     pub reflinked: u64,
     /// Bytes that were copied.
     pub copied: u64,
+    /// Entries that were taken after the container went on.
+    #[serde(default)]
+    pub taken_live: u64,
+    /// Those among them that are not as they were when it was frozen, or may not be.
+    #[serde(default)]
+    pub changed_meanwhile: u64,
+    /// Entries left out because they had not changed.
+    #[serde(default)]
+    pub left_out: u64,
+}
+
+/// Which entries are taken and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct How {
+    pub(crate) method: Method,
+    /// Leaves out what has not changed since then, but for directories.
+    pub(crate) since: Option<Instant>,
+    /// Most entries.
+    pub(crate) most: u64,
+}
+
+impl How {
+    /// All, in this way.
+    pub(crate) fn all(method: Method) -> Self {
+        Self {
+            method,
+            since: None,
+            most: u64::MAX,
+        }
+    }
 }
 
 impl Taken {
@@ -65,6 +96,9 @@ impl Taken {
             linked: 0,
             reflinked: 0,
             copied: 0,
+            taken_live: 0,
+            changed_meanwhile: 0,
+            left_out: 0,
         }
     }
 }
@@ -74,27 +108,81 @@ impl Taken {
 pub(crate) fn tree(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
-    method: Method,
+    how: How,
     budget: &mut Budget,
     listing: &mut Writer,
+    pace: &mut Pace<'_>,
     log: &mut Log,
 ) -> Result<Taken> {
     let mut taking = Taking {
         to,
         parent: None,
         first_names: HashMap::new(),
+        how,
         budget,
-        taken: Taken::none(method),
+        taken: Taken::none(how.method),
     };
     walk::walk(from, &mut |event| match event {
-        Event::Entry(found) => taking.entry(found, listing, log),
-        Event::Leave(found) => match taking.leave(found) {
-            Ok(()) => Ok(()),
-            Err(error) => log.not_captured(found.path, format_args!("its metadata: {error}")),
-        },
+        Event::Entry(found) => taking.entry(found, listing, pace, log),
+        Event::Leave(found) => {
+            if let Err(error) = taking.leave(found) {
+                log.not_captured(found.path, format_args!("its metadata: {error}"))?;
+            }
+            taking.has_changed(found, pace, log)
+        }
         Event::Unreadable { path, reason } => log.not_captured(path, reason),
     })?;
+    if taking.taken.entries >= how.most {
+        let reason = format!("more than {} entries", how.most);
+        log.not_captured(b"/", reason)?;
+    }
     Ok(taking.taken)
+}
+
+/// Takes a single file that a handle holds, under this name.
+pub(crate) fn single(
+    file: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    called: &[u8],
+    budget: &mut Budget,
+    log: &mut Log,
+) -> Result<Taken> {
+    let mut taken = Taken::none(Method::Copied);
+    let path = [b"/", called].concat();
+    let copied = try_single(file, to, called, budget.allowance());
+    match copied {
+        Ok(copied) => {
+            budget.spend(copied.bytes);
+            (taken.entries, taken.copied) = (1, copied.bytes);
+            if !copied.is_whole {
+                let reason = format!("only its first {} bytes: over the limit", copied.bytes);
+                log.not_captured(&path, reason)?;
+            }
+        }
+        Err(error) => log.not_captured(&path, error)?,
+    }
+    Ok(taken)
+}
+
+fn try_single(
+    file: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    called: &[u8],
+    allowance: u64,
+) -> io::Result<Copied> {
+    let stat = super::stat(file, c"")?;
+    let called = CString::new(called).map_err(|_nul| Errno::INVAL)?;
+    let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let target = openat(to, &called, write, Mode::RUSR | Mode::WUSR)?;
+    let copied = content(&reopen(file)?, &target, allowance, &mut || Ok(()))?;
+    let found = Found {
+        dir: file,
+        name: c"",
+        path: b"/",
+        stat: &stat,
+    };
+    metadata_of(&found, to, &called)?;
+    Ok(copied)
 }
 
 struct Taking<'a> {
@@ -103,17 +191,34 @@ struct Taking<'a> {
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// Where a file with several names was put first.
     first_names: HashMap<u64, Vec<u8>>,
+    how: How,
     budget: &'a mut Budget,
     taken: Taken,
 }
 
 impl Taking<'_> {
-    fn entry(&mut self, found: &Found<'_>, listing: &mut Writer, log: &mut Log) -> Result<()> {
+    fn entry(
+        &mut self,
+        found: &Found<'_>,
+        listing: &mut Writer,
+        pace: &mut Pace<'_>,
+        log: &mut Log,
+    ) -> Result<()> {
+        pace.keep(log)?;
+        let is_directory = file_type(found.stat) == FileType::Directory;
+        let since = self.how.since.filter(|_| !is_directory);
+        if since.is_some_and(|since| Instant::from(found.stat.stx_ctime) < since) {
+            self.taken.left_out += 1;
+            return Ok(());
+        }
+        if self.taken.entries >= self.how.most {
+            return Ok(());
+        }
         let entry = match Entry::read(found) {
             Ok(entry) => entry,
             Err(errno) => return log.not_captured(found.path, io::Error::from(errno)),
         };
-        match self.put(found) {
+        match self.put(found, pace, log) {
             Ok(None) => {}
             Ok(Some(kept)) => log.not_captured(
                 found.path,
@@ -125,11 +230,46 @@ impl Taking<'_> {
             Err(error) => return log.not_captured(found.path, error),
         }
         self.taken.entries += 1;
+        if pace.is_live() {
+            self.taken.taken_live += 1;
+            if !is_directory {
+                self.has_changed(found, pace, log)?;
+            }
+        }
         listing.write(&entry)
     }
 
+    /// Names what is not as it was when the container went on; directories after what is in them.
+    fn has_changed(&mut self, found: &Found<'_>, pace: &Pace<'_>, log: &mut Log) -> Result<()> {
+        if !pace.is_live() {
+            return Ok(());
+        }
+        let reason = match super::stat(found.dir, found.name) {
+            Ok(stat) if stat.stx_ino != found.stat.stx_ino => "it was replaced",
+            Ok(stat) if !pace.has_changed_since(stat.stx_ctime.into()) => {
+                if !pace.is_mapped(stat.stx_ino) {
+                    return Ok(());
+                }
+                "a process has it mapped for writing and may have changed it"
+            }
+            Ok(stat) if file_type(&stat) == FileType::Directory => {
+                "entries may have been added to or removed from it"
+            }
+            Ok(_) => "it changed",
+            Err(_) => "it was removed",
+        };
+        self.taken.changed_meanwhile += 1;
+        let reason = format!("{reason} after the container went on: what is kept may differ");
+        log.not_captured(found.path, reason)
+    }
+
     /// Puts one entry in its place; how many bytes were kept when not all were.
-    fn put(&mut self, found: &Found<'_>) -> io::Result<Option<u64>> {
+    fn put(
+        &mut self,
+        found: &Found<'_>,
+        pace: &mut Pace<'_>,
+        log: &mut Log,
+    ) -> io::Result<Option<u64>> {
         if found.path == b"/" {
             return Ok(None);
         }
@@ -160,7 +300,7 @@ impl Taking<'_> {
                 .insert(found.stat.stx_ino, found.path.to_vec());
         }
         let kept = match kind {
-            FileType::RegularFile => self.file(found, to.as_fd())?,
+            FileType::RegularFile => self.file(found, to.as_fd(), pace, log)?,
             FileType::Symlink => {
                 let target = readlinkat(found.dir, found.name, Vec::new())?;
                 symlinkat(&*target, &to, found.name)?;
@@ -202,7 +342,13 @@ impl Taking<'_> {
         Ok(())
     }
 
-    fn file(&mut self, found: &Found<'_>, to: BorrowedFd<'_>) -> io::Result<Option<u64>> {
+    fn file(
+        &mut self,
+        found: &Found<'_>,
+        to: BorrowedFd<'_>,
+        pace: &mut Pace<'_>,
+        log: &mut Log,
+    ) -> io::Result<Option<u64>> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
         let seen = open_beneath(found.dir, found.name.to_bytes(), flags)?;
         if file_type(&super::stat(seen.as_fd(), c"")?) != FileType::RegularFile {
@@ -216,13 +362,16 @@ impl Taking<'_> {
             return Ok(None);
         }
         let allowance = self.budget.allowance();
-        let copied = content(&source, &target, allowance).inspect_err(|_| {
+        let between = &mut || pace.keep(log).map_err(io::Error::other);
+        let copied = content(&source, &target, allowance, between).inspect_err(|_| {
             // Half a file that is in no listing must not stay.
             unlinkat(to, found.name, AtFlags::empty()).ok();
         })?;
         self.budget.spend(copied.bytes);
         self.taken.copied += copied.bytes;
-        Ok((!copied.is_whole).then_some(copied.bytes))
+        // A shorter one was cut off by its container, which is named as a change.
+        let is_over = !copied.is_whole && copied.bytes >= allowance;
+        Ok(is_over.then_some(copied.bytes))
     }
 }
 
@@ -234,8 +383,13 @@ pub(crate) struct Copied {
 }
 
 /// Copies a file's content with its holes, at most `allowance` bytes of it; the size is the
-/// original's in any case.
-pub(crate) fn content(source: &OwnedFd, target: &OwnedFd, allowance: u64) -> io::Result<Copied> {
+/// original's in any case. `between` is called before every piece.
+pub(crate) fn content(
+    source: &OwnedFd,
+    target: &OwnedFd,
+    allowance: u64,
+    between: &mut dyn FnMut() -> io::Result<()>,
+) -> io::Result<Copied> {
     let size = u64::try_from(rustix::fs::fstat(source)?.st_size).unwrap_or(0);
     ftruncate(target, size)?;
     let (reader, writer) = (as_file(source)?, as_file(target)?);
@@ -256,10 +410,17 @@ pub(crate) fn content(source: &OwnedFd, target: &OwnedFd, allowance: u64) -> io:
                     is_whole: false,
                 });
             }
+            between()?;
             let wanted = (end - at).min(left).min(buffer.len() as u64);
             let wanted = usize::try_from(wanted).expect("no more than the buffer");
             let length = match reader.read_at(&mut buffer[..wanted], at) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                // Cut off by its container meanwhile.
+                Ok(0) => {
+                    return Ok(Copied {
+                        bytes: allowance - left,
+                        is_whole: false,
+                    });
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 length => length?,
             };

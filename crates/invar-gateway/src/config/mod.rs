@@ -55,7 +55,8 @@ pub struct ListenerConfig {
     /// Whether TLS is spoken, with the certificates of the configuration.
     #[serde(default)]
     pub tls: bool,
-    /// The service of a `tcp` listener.
+    /// The service of a `tcp` listener. Of an `http` listener: the one service of all its
+    /// requests, whatever the routes say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
     /// Proxies whose `X-Forwarded-*` fields are believed and extended; of others they are replaced.

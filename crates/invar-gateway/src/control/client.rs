@@ -1,6 +1,7 @@
 //! Asks a running gateway. Blocking, for the rollout's driver and the command line.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -124,6 +125,33 @@ impl Client {
             service: service.to_owned(),
             revision: revision.to_owned(),
             wait_ms: milliseconds(wait),
+        })
+    }
+
+    /// What is in force.
+    pub fn config(&mut self) -> Result<Config> {
+        self.ask(&Request::Config)
+    }
+
+    /// Adds a revision without traffic, or gives one other endpoints.
+    pub fn revision(
+        &mut self,
+        service: &str,
+        revision: &str,
+        endpoints: Vec<SocketAddr>,
+    ) -> Result<Changed> {
+        self.ask(&Request::Revision {
+            service: service.to_owned(),
+            revision: revision.to_owned(),
+            endpoints,
+        })
+    }
+
+    /// Removes a revision that has no traffic.
+    pub fn forget(&mut self, service: &str, revision: &str) -> Result<Changed> {
+        self.ask(&Request::Forget {
+            service: service.to_owned(),
+            revision: revision.to_owned(),
         })
     }
 

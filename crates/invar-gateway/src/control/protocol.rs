@@ -89,6 +89,8 @@ pub enum Request {
         #[serde(default)]
         wait_ms: u64,
     },
+    /// What is in force, with the traffic of this moment. Answer: [`Config`].
+    Config,
     /// Everything there is to see. Answer: [`Status`].
     Status,
     /// The metrics in the Prometheus text format. Answer: a string.

@@ -157,6 +157,7 @@ async fn answer(gateway: &Rc<Gateway>, request: Request) -> Encoded {
             let status = gateway.drain_status(&service, &revision, ms(wait_ms));
             reply(status.await)
         }
+        Request::Config => success(&gateway.shared.table.load().in_force()),
         Request::Status => success(&gateway.status()),
         Request::Metrics => {
             let table = gateway.shared.table.load();

@@ -316,11 +316,11 @@ fn is_known_well(revision: &Revision) -> bool {
 fn listener_problem(config: &ListenerConfig, table: &Table) -> Option<String> {
     match (config.protocol, &config.service) {
         (ListenerProtocol::Tcp, None) => Some("a tcp listener names a service".to_owned()),
-        (ListenerProtocol::Tcp, Some(name)) if !table.services.contains_key(name) => {
-            Some(format!("no service named {name:?}"))
+        (ListenerProtocol::Metrics, Some(_)) => {
+            Some("a metrics listener has no service".to_owned())
         }
-        (ListenerProtocol::Http | ListenerProtocol::Metrics, Some(_)) => {
-            Some("only a tcp listener names a service".to_owned())
+        (_, Some(name)) if !table.services.contains_key(name) => {
+            Some(format!("no service named {name:?}"))
         }
         _ => None,
     }

@@ -54,7 +54,7 @@ pub(crate) async fn forward(
     let Some(host) = host_of(authority).or((authority.is_empty()).then_some("")) else {
         return refused(StatusCode::BAD_REQUEST, "Host is not a name");
     };
-    let Some(service) = find_service(worker, host, request.uri().path()) else {
+    let Some(service) = find_service(worker, connection, host, request.uri().path()) else {
         return refused(StatusCode::NOT_FOUND, "no service has this host and path");
     };
     let claimed = service
@@ -84,14 +84,18 @@ pub(crate) async fn forward(
     answer
 }
 
-fn find_service(worker: &Worker, host: &str, path: &str) -> Option<Arc<Service>> {
-    worker
-        .shared
-        .table
-        .load()
-        .routes
-        .find(host, path)
-        .map(Arc::clone)
+fn find_service(
+    worker: &Worker,
+    connection: &Connection,
+    host: &str,
+    path: &str,
+) -> Option<Arc<Service>> {
+    let table = worker.shared.table.load();
+    let found = match &connection.listener.service {
+        Some(name) => table.services.get(name),
+        None => table.routes.find(host, path),
+    };
+    found.map(Arc::clone)
 }
 
 fn refuse(

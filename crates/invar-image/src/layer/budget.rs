@@ -2,7 +2,8 @@
 
 use std::cell::Cell;
 use std::io::Read;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::limits::Limits;
 
@@ -18,7 +19,7 @@ pub(crate) struct Budget {
     entries: u64,
     memory: u64,
     lookups: Cell<u64>,
-    archive: Rc<Cell<u64>>,
+    archive: Arc<AtomicU64>,
 }
 
 impl Budget {
@@ -29,7 +30,7 @@ impl Budget {
             entries: 0,
             memory: 0,
             lookups: Cell::new(0),
-            archive: Rc::default(),
+            archive: Arc::default(),
         }
     }
 
@@ -37,7 +38,7 @@ impl Budget {
     pub(crate) fn counted<R>(&self, inner: R) -> CountedReader<R> {
         CountedReader {
             inner,
-            count: Rc::clone(&self.archive),
+            count: Arc::clone(&self.archive),
         }
     }
 
@@ -72,7 +73,10 @@ impl Budget {
                 limits.unpacked
             ));
         }
-        let by_ratio = self.archive.get().saturating_mul(limits.ratio);
+        let by_ratio = self
+            .archive
+            .load(Ordering::Relaxed)
+            .saturating_mul(limits.ratio);
         if self.content > limits.ratio_from && self.content > by_ratio {
             return Err(format!(
                 "the unpacked image is larger than {} times its archive",
@@ -95,13 +99,19 @@ impl Budget {
 /// Counts what is read through it.
 pub(crate) struct CountedReader<R> {
     inner: R,
-    count: Rc<Cell<u64>>,
+    count: Arc<AtomicU64>,
+}
+
+impl<R> CountedReader<R> {
+    pub(crate) fn into_inner(self) -> R {
+        self.inner
+    }
 }
 
 impl<R: Read> Read for CountedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let length = self.inner.read(buffer)?;
-        self.count.set(self.count.get() + length as u64);
+        self.count.fetch_add(length as u64, Ordering::Relaxed);
         Ok(length)
     }
 }

@@ -27,7 +27,7 @@ use crate::error::{ImageError, Result};
 use crate::objects::{ObjectId, ObjectWriter, Objects, open_verified};
 use crate::tar::sparse::SparseForm;
 use crate::tar::{Member, Tar};
-pub(crate) use budget::Budget;
+pub(crate) use budget::{Budget, CountedReader};
 use entry::Entry;
 use recipe::RecipeWriter;
 use record::Recorder;
@@ -59,6 +59,18 @@ pub(crate) fn read(
 ) -> Result<StoredLayer> {
     let plain = decompress(budget.counted(archive));
     let plain = plain.map_err(|error| ImageError::malformed(name, error))?;
+    read_plain(objects, plain, name, tree, budget)
+}
+
+/// The same for a layer that is decompressed already; the caller counts what it had to read for
+/// that with [`Budget::counted`].
+pub(crate) fn read_plain(
+    objects: &Objects,
+    plain: impl Read,
+    name: &str,
+    tree: &mut Tree,
+    budget: &mut Budget,
+) -> Result<StoredLayer> {
     let mut layer = LayerReader {
         name,
         objects,

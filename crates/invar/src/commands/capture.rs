@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-use invar_evidence::{Evidence, EvidenceStore, Header, Limits, Method, Plan};
+use invar_evidence::{Evidence, EvidenceStore, Header, Limits, Method, Plan, Volumes, Wanted};
 
 use crate::cli::Cli;
+use crate::container_config::quantity;
 use crate::printer::{self, Format};
 use crate::{engines, privilege};
 
@@ -20,25 +21,135 @@ pub(crate) struct Args {
     #[arg(long)]
     stop: bool,
 
-    /// Also take the content of its temporary file systems
-    #[arg(long)]
-    tmpfs: bool,
+    /// Keep it frozen until everything is copied, instead of copying most of it after it went on
+    #[arg(long, conflicts_with = "stop")]
+    exact: bool,
+
+    #[command(flatten)]
+    taking: Taking,
 
     /// How to write it
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
 
+/// What is taken, and how much of it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Taking {
+    /// Take the content of its temporary file systems, which is gone with it; this is the default
+    #[arg(long, overrides_with = "no_tmpfs")]
+    tmpfs: bool,
+
+    /// Leave its temporary file systems out
+    #[arg(long)]
+    no_tmpfs: bool,
+
+    /// Files of its volumes to take: none, those changed since it was created, or all
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "none")]
+    volumes: WhichVolumes,
+
+    /// Also take what is mounted at this path in it: a bind mount, a volume, a tmpfs; repeatable
+    #[arg(long, value_name = "PATH")]
+    include_mount: Vec<String>,
+
+    /// Also keep the memory of each process, as an ELF core; the container is frozen for longer
+    #[arg(long)]
+    memory: bool,
+
+    /// Copy at most so much altogether (default: 64g)
+    #[arg(long, value_name = "SIZE", value_parser = size_argument)]
+    max_size: Option<u64>,
+
+    /// Copy at most so much of one part: PART is tmpfs, volumes, memory, logs or file (any single
+    /// file); repeatable
+    #[arg(long, value_name = "PART=SIZE", value_parser = part_argument)]
+    max_part: Vec<(Part, u64)>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum WhichVolumes {
+    None,
+    Changed,
+    All,
+}
+
+/// A part with a budget of its own.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Tmpfs,
+    Volumes,
+    Memory,
+    Logs,
+    File,
+}
+
+const PARTS: [(&str, Part); 5] = [
+    ("tmpfs", Part::Tmpfs),
+    ("volumes", Part::Volumes),
+    ("memory", Part::Memory),
+    ("logs", Part::Logs),
+    ("file", Part::File),
+];
+
+fn size_argument(text: &str) -> Result<u64, String> {
+    quantity::size(text).map_err(|error| error.to_string())
+}
+
+fn part_argument(text: &str) -> Result<(Part, u64), String> {
+    let (name, size) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} is not PART=SIZE: write for example tmpfs=512m"))?;
+    let known = || PARTS.map(|(name, _)| name).join(", ");
+    let part = PARTS.iter().find(|(known, _)| *known == name);
+    let (_, part) =
+        part.ok_or_else(|| format!("{name:?} is not a part: the parts are {}", known()))?;
+    Ok((*part, size_argument(size)?))
+}
+
+impl Taking {
+    pub(super) fn wanted(&self) -> Wanted {
+        Wanted {
+            tmpfs: !self.no_tmpfs,
+            volumes: match self.volumes {
+                WhichVolumes::None => Volumes::None,
+                WhichVolumes::Changed => Volumes::Changed,
+                WhichVolumes::All => Volumes::All,
+            },
+            mounts: self.include_mount.clone(),
+            memory: self.memory,
+            exact: false,
+        }
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        if let Some(size) = self.max_size {
+            limits.copied = size;
+        }
+        for (part, size) in &self.max_part {
+            match part {
+                Part::Tmpfs => limits.tmpfs = *size,
+                Part::Volumes => limits.volumes = *size,
+                Part::Memory => limits.memory = *size,
+                Part::Logs => limits.log = *size,
+                Part::File => limits.file = *size,
+            }
+        }
+        limits
+    }
+}
+
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     privilege::require_root()?;
     let found = engines::find(cli.root(), &args.container)?;
     let store = EvidenceStore::open(cli.root())?;
-    let plan = Plan {
+    let mut plan = Plan {
         stop: args.stop,
         remove: false,
-        tmpfs: args.tmpfs,
+        wanted: args.taking.wanted(),
     };
-    let limits = Limits::default();
+    plan.wanted.exact = args.exact;
+    let limits = args.taking.limits();
     let engine = found.engine.as_ref();
     let evidence = invar_evidence::capture(&store, engine, &found.container, plan, limits)?;
     print(&evidence, args.format)?;
@@ -78,6 +189,11 @@ fn outline(header: &Header) -> String {
         parts.push(match upper.method {
             Method::Renamed => "upper directory moved, no byte copied".to_owned(),
             Method::Linked => format!("upper directory linked, {} copied", size(upper.copied)),
+            Method::Copied if upper.changed_meanwhile > 0 => format!(
+                "upper directory copied, {}, {} entries changed after it went on",
+                size(upper.copied),
+                upper.changed_meanwhile
+            ),
             Method::Copied => format!("upper directory copied, {}", size(upper.copied)),
         });
     }

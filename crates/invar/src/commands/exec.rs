@@ -84,6 +84,7 @@ fn execute(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         user: args.user.clone().map(User),
         tty: args.tty,
         interactive: args.interactive,
+        quiet: false,
     };
     let raw = (args.tty && args.interactive)
         .then(|| terminal::restore_on_signals().and_then(|()| Raw::enter()))

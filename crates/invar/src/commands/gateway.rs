@@ -98,7 +98,8 @@ struct At {
     control: PathBuf,
 }
 
-const CONTROL: &str = "/run/invar/gateway.sock";
+/// Where the gateway is asked unless told otherwise.
+pub(crate) const CONTROL: &str = "/run/invar/gateway.sock";
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     match &args.ask {

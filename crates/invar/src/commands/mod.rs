@@ -1,30 +1,41 @@
 //! One file a subcommand: its arguments (the doc comments are the help) and one function.
 
+mod abort;
 mod capture;
 mod completions;
 mod create;
+mod deploy;
 pub(crate) mod diff;
 mod drill;
 mod evidence;
 mod exec;
-mod gateway;
+pub(crate) mod gateway;
+mod history;
+mod hold;
 mod image;
 mod images;
 mod import;
 mod inspect;
 mod kill;
 mod load;
+mod login;
+mod logout;
 mod logs;
 mod pause;
+mod promote;
 mod ps;
+pub(crate) mod pull;
+mod push;
 mod rename;
 mod replace;
 mod restart;
 mod rm;
 mod rmi;
+mod rollback;
 mod run;
 mod save;
 mod start;
+mod status;
 mod stop;
 mod tag;
 mod unpause;
@@ -39,9 +50,11 @@ use crate::cli::Cli;
 /// Every subcommand.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Abort(abort::Args),
     Capture(capture::Args),
     Completions(completions::Args),
     Create(Box<create::Args>),
+    Deploy(deploy::Args),
     Diff(diff::Args),
     Drill(drill::Args),
     #[command(hide = true)]
@@ -49,23 +62,32 @@ pub(crate) enum Command {
     Evidence(evidence::Args),
     Exec(exec::Args),
     Gateway(gateway::Args),
+    History(history::Args),
+    Hold(hold::Args),
     Image(image::Args),
     Images(images::Args),
     Import(import::Args),
     Inspect(inspect::Args),
     Kill(kill::Args),
     Load(load::Args),
+    Login(login::Args),
+    Logout(logout::Args),
     Logs(logs::Args),
     Pause(pause::Args),
+    Promote(promote::Args),
     Ps(ps::Args),
+    Pull(pull::Args),
+    Push(push::Args),
     Rename(rename::Args),
     Replace(replace::Args),
     Restart(restart::Args),
     Rm(rm::Args),
     Rmi(rmi::Args),
+    Rollback(rollback::Args),
     Run(Box<run::Args>),
     Save(save::Args),
     Start(start::Args),
+    Status(status::Args),
     Stop(stop::Args),
     Tag(tag::Args),
     Unpause(unpause::Args),
@@ -75,32 +97,43 @@ pub(crate) enum Command {
 /// Runs the chosen subcommand.
 pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
+        Command::Abort(args) => abort::run(cli, args),
         Command::Capture(args) => capture::run(cli, args),
         Command::Completions(args) => completions::run(args),
         Command::Create(args) => create::run(cli, args),
+        Command::Deploy(args) => deploy::run(cli, args),
         Command::Diff(args) => diff::run(cli, args),
         Command::Drill(args) => drill::run(cli, args),
         Command::DrillApp(args) => Ok(crate::drill::app::run(args)),
         Command::Evidence(args) => evidence::run(cli, args),
         Command::Exec(args) => exec::run(cli, args),
         Command::Gateway(args) => gateway::run(cli, args),
+        Command::History(args) => history::run(cli, args),
+        Command::Hold(args) => hold::run(cli, args),
         Command::Image(args) => image::run(cli, args),
         Command::Images(args) => images::run(cli, args),
         Command::Import(args) => import::run(cli, args),
         Command::Inspect(args) => inspect::run(cli, args),
         Command::Kill(args) => kill::run(cli, args),
         Command::Load(args) => load::run(cli, args),
+        Command::Login(args) => login::run(cli, args),
+        Command::Logout(args) => logout::run(cli, args),
         Command::Logs(args) => logs::run(cli, args),
         Command::Pause(args) => pause::run(cli, args),
+        Command::Promote(args) => promote::run(cli, args),
         Command::Ps(args) => ps::run(cli, args),
+        Command::Pull(args) => pull::run(cli, args),
+        Command::Push(args) => push::run(cli, args),
         Command::Rename(args) => rename::run(cli, args),
         Command::Replace(args) => replace::run(cli, args),
         Command::Restart(args) => restart::run(cli, args),
         Command::Rm(args) => rm::run(cli, args),
         Command::Rmi(args) => rmi::run(cli, args),
+        Command::Rollback(args) => rollback::run(cli, args),
         Command::Run(args) => run::run(cli, args),
         Command::Save(args) => save::run(cli, args),
         Command::Start(args) => start::run(cli, args),
+        Command::Status(args) => status::run(cli, args),
         Command::Stop(args) => stop::run(cli, args),
         Command::Tag(args) => tag::run(cli, args),
         Command::Unpause(args) => unpause::run(cli, args),

@@ -65,6 +65,12 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         printer::lines(ids.map(str::to_owned))?;
         return Ok(ExitCode::SUCCESS);
     }
+    if containers
+        .iter()
+        .any(|container| container.state == State::Paused)
+    {
+        super::evidence::frozen::warn(cli.root())?;
+    }
     match args.format {
         Format::Table => printer::table(
             [

@@ -6,6 +6,7 @@ use std::time::Duration;
 use invar_engine::EngineError;
 use invar_evidence::{EvidenceStore, Limits, Order, ReplaceOptions, Replacement};
 
+use super::capture;
 use crate::cli::Cli;
 use crate::printer::{self, Format};
 use crate::{engines, exit, privilege};
@@ -25,9 +26,8 @@ pub(crate) struct Args {
     #[arg(long)]
     no_capture: bool,
 
-    /// Also take the content of its temporary file systems
-    #[arg(long, conflicts_with = "no_capture")]
-    tmpfs: bool,
+    #[command(flatten)]
+    taking: capture::Taking,
 
     /// Seconds the fresh container may take until it runs and its health check passes
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
@@ -47,7 +47,8 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     let store = EvidenceStore::open(cli.root())?;
     let options = ReplaceOptions {
         capture: !args.no_capture,
-        tmpfs: args.tmpfs,
+        wanted: args.taking.wanted(),
+        limits: args.taking.limits(),
         ready: Duration::from_secs(args.ready_timeout),
         stop: Duration::from_secs(args.time),
         ..ReplaceOptions::default()

@@ -15,10 +15,10 @@ mod environment;
 mod mounts;
 mod options;
 mod program;
-mod quantity;
+pub(crate) mod quantity;
 
 pub(crate) use environment::flag as environment_variable;
-pub(crate) use options::{NetworkName, Options};
+pub(crate) use options::{NetworkName, Options, PullPolicy};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -4,6 +4,18 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
+/// When a container's image is pulled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PullPolicy {
+    /// When it is not here.
+    #[default]
+    Missing,
+    /// Each time: the tag may have moved.
+    Always,
+    /// Not at all.
+    Never,
+}
+
 /// What to run, and how.
 #[derive(Debug, Default, clap::Args)]
 #[allow(
@@ -14,6 +26,10 @@ pub(crate) struct Options {
     /// Name of the container (default: a random one)
     #[arg(long)]
     pub(crate) name: Option<String>,
+
+    /// When to get the image from its registry
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    pub(crate) pull: PullPolicy,
 
     /// Set an environment variable; NAME alone takes its value from this environment
     #[arg(short, long, value_name = "NAME[=VALUE]", help_heading = "Program")]

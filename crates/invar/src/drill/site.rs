@@ -78,6 +78,7 @@ impl Site {
             user: Some(User("0".to_owned())),
             tty: false,
             interactive: false,
+            quiet: false,
         };
         Ok(self.engine.exec(&self.id, &exec)?)
     }

@@ -1,4 +1,5 @@
-//! A container that was broken into, on the embedded engine and on a private Docker Engine.
+//! A container that was broken into, on the embedded engine and on a private Docker Engine or
+//! Podman.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -6,6 +7,7 @@ use std::process::{Command, Output};
 use fs_err as fs;
 use invar_testkit::docker::PrivateDocker;
 use invar_testkit::invar::Invar;
+use invar_testkit::podman::{self, PrivatePodman};
 use invar_testkit::{checked, eventually, rootfs};
 use serde_json::Value;
 
@@ -44,6 +46,8 @@ pub(crate) enum Host {
     Embedded(Invar),
     /// A Docker Engine of its own.
     Docker(Invar, PrivateDocker),
+    /// A Podman of its own, and the address of its API.
+    Podman(Invar, PrivatePodman, String),
 }
 
 impl Host {
@@ -57,19 +61,47 @@ impl Host {
         Self::Docker(empty(), docker)
     }
 
+    pub(crate) fn podman() -> Self {
+        let mut podman = PrivatePodman::new();
+        podman.import(&rootfs::busybox_tar(), "busybox");
+        let address = podman.serve();
+        Self::Podman(empty(), podman, address)
+    }
+
     pub(crate) fn invar(&self) -> &Invar {
         match self {
-            Self::Embedded(invar) | Self::Docker(invar, _) => invar,
+            Self::Embedded(invar) | Self::Docker(invar, _) | Self::Podman(invar, _, _) => invar,
         }
     }
 
     /// `invar ARGS`, not yet run.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = self.invar().command(args);
-        if let Self::Docker(_, docker) = self {
-            command.env("DOCKER_HOST", docker.host());
+        match self {
+            Self::Embedded(_) => {}
+            Self::Docker(_, docker) => {
+                command.env("DOCKER_HOST", docker.host());
+            }
+            Self::Podman(_, _, address) => {
+                command.env("CONTAINER_HOST", address);
+            }
         }
         command
+    }
+
+    /// `docker`, `podman`, or `invar` for its own engine: all know the same words.
+    fn engine(&self, args: &[&str]) -> Command {
+        let mut command = match self {
+            Self::Embedded(_) => return self.command(args),
+            Self::Docker(_, docker) => docker.command(),
+            Self::Podman(_, podman, _) => podman.command(),
+        };
+        command.args(args);
+        command
+    }
+
+    fn run_engine(&self, args: &[&str]) -> String {
+        text(&checked(&mut self.engine(args)).stdout)
     }
 
     pub(crate) fn output(&self, args: &[&str]) -> Output {
@@ -89,18 +121,13 @@ impl Host {
 
     /// Runs a shell script in a new container.
     pub(crate) fn start(&self, name: &str, flags: &[&str], script: &str) {
+        let mut run = vec!["run", "-d", "--name", name];
         match self {
-            Self::Embedded(invar) => {
-                let run = ["run", "-d", "--writable", "--name", name];
-                let end = ["busybox", "sh", "-c", script];
-                invar.run(&[&run[..], flags, &end].concat());
-            }
-            Self::Docker(_, docker) => {
-                let run = ["run", "-d", "--network", "none", "--name", name];
-                let end = ["busybox", "sh", "-c", script];
-                docker.run(&[&run[..], flags, &end].concat());
-            }
+            Self::Embedded(_) => run.push("--writable"),
+            Self::Docker(..) => run.extend(["--network", "none"]),
+            Self::Podman(..) => run.extend(podman::RUN),
         }
+        self.run_engine(&[&run[..], flags, &["busybox", "sh", "-c", script]].concat());
     }
 
     /// Starts a container and breaks into it.
@@ -127,9 +154,10 @@ impl Host {
                     .find(|path| path.ends_with("upper"))
                     .unwrap()
             }
-            Self::Docker(_, docker) => {
+            Self::Docker(..) | Self::Podman(..) => {
                 let format = "{{.GraphDriver.Data.UpperDir}}";
-                docker.run(&["inspect", "--format", format, name]).into()
+                self.run_engine(&["inspect", "--format", format, name])
+                    .into()
             }
         }
     }
@@ -156,46 +184,37 @@ impl Host {
     }
 
     fn try_inspect(&self, name: &str) -> Option<Value> {
-        let output = match self {
-            Self::Embedded(invar) => invar.output(&["inspect", name]),
-            Self::Docker(_, docker) => docker.command().args(["inspect", name]).output().unwrap(),
-        };
+        let output = self.engine(&["inspect", name]).output().unwrap();
         let found: Value = serde_json::from_slice(&output.stdout).ok()?;
         found.get(0).cloned()
     }
 
     /// Names of all containers, sorted.
     pub(crate) fn names(&self) -> Vec<String> {
-        let listed = match self {
-            Self::Embedded(invar) => invar.run(&["ps", "-a", "--format", "jsonl"]),
-            Self::Docker(_, docker) => docker.run(&["ps", "-a", "--format", "{{json .}}"]),
+        let mut names: Vec<String> = match self {
+            Self::Embedded(_) => {
+                let listed = self.run_engine(&["ps", "-a", "--format", "jsonl"]);
+                let rows = listed.lines().map(serde_json::from_str::<Value>);
+                rows.map(|row| row.unwrap()["name"].as_str().unwrap().to_owned())
+                    .collect()
+            }
+            Self::Docker(..) | Self::Podman(..) => {
+                let listed = self.run_engine(&["ps", "-a", "--format", "{{.Names}}"]);
+                listed.lines().map(str::to_owned).collect()
+            }
         };
-        let mut names: Vec<String> = listed
-            .lines()
-            .map(|line| {
-                let row: Value = serde_json::from_str(line).unwrap();
-                let name = row.get("name").or(row.get("Names")).unwrap();
-                name.as_str().unwrap().to_owned()
-            })
-            .collect();
         names.sort();
         names
     }
 
     /// Runs a shell script in a running container.
     pub(crate) fn exec(&self, name: &str, script: &str) -> String {
-        match self {
-            Self::Embedded(invar) => invar.run(&["exec", name, "sh", "-c", script]),
-            Self::Docker(_, docker) => docker.run(&["exec", name, "sh", "-c", script]),
-        }
+        self.run_engine(&["exec", name, "sh", "-c", script])
     }
 
     /// Removes a container, also a running one.
     pub(crate) fn remove(&self, name: &str) {
-        match self {
-            Self::Embedded(invar) => invar.run(&["rm", "--force", name]),
-            Self::Docker(_, docker) => docker.run(&["rm", "--force", name]),
-        };
+        self.run_engine(&["rm", "--force", name]);
     }
 
     /// Where evidence with this id is kept.

@@ -154,7 +154,8 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     let comparison = &compared.comparison;
     match args.format {
         Format::Table | Format::Docker => {
-            printer::lines(table::changes(args, comparison).chain(table::mounts(args, &mounts)))?;
+            printer::lines_of(&comparison.changes, |change| table::line(args, change))?;
+            printer::lines(table::mounts(args, &mounts))?;
         }
         Format::Json => printer::json(&Document {
             format: "invar-changes",

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use invar_drift::{
-    Change, Comparison, Digest, Finding, Kind, Patch, Provenance, Severity, State, Time,
+    Change, Digest, Finding, Kind, Patch, Provenance, Severity, State, Time,
     escape_line, type_name,
 };
 use jiff::Timestamp;
@@ -14,21 +14,16 @@ use super::source::{Compared, Source};
 use super::{Args, Format};
 use crate::printer;
 
-/// One line or more of each change.
-pub(super) fn changes<'a>(
-    args: &'a Args,
-    comparison: &'a Comparison,
-) -> impl Iterator<Item = String> + 'a {
-    comparison.changes.iter().filter_map(|change| {
-        let shows_missed = args.format == Format::Table && (args.reads_content() || args.detail);
-        let kind = match change.compatible {
-            None if shows_missed => change.actual?,
-            kind => kind?,
-        };
-        Some(match args.format {
-            Format::Docker => format!("{} {}", kind.letter(), printer::escape(&change.path)),
-            _ => row(kind, change),
-        })
+/// One line or more of a change; `None` when this form does not show it.
+pub(super) fn line(args: &Args, change: &Change) -> Option<String> {
+    let shows_missed = args.format == Format::Table && (args.reads_content() || args.detail);
+    let kind = match change.compatible {
+        None if shows_missed => change.actual?,
+        kind => kind?,
+    };
+    Some(match args.format {
+        Format::Docker => format!("{} {}", kind.letter(), printer::escape(&change.path)),
+        _ => row(kind, change),
     })
 }
 

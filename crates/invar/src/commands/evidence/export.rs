@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use invar_evidence::{Evidence, EvidenceStore, Exported};
+use invar_image::{Reference, registry};
 
 use crate::cli::Cli;
+use crate::registries::{RegistryFlags, Show};
 use crate::{engines, exit, printer};
 
 /// Write evidence as one archive: an OCI layout that docker, podman and skopeo load
@@ -20,8 +22,24 @@ pub(crate) struct Args {
     id: String,
 
     /// File to write, which appears when it is complete; `-` for standard output
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    #[arg(short, long, value_name = "FILE", required_unless_present = "to")]
+    output: Option<PathBuf>,
+
+    /// Push it to a registry instead: the evidence as TAG, its image as TAG-rootfs
+    #[arg(
+        long,
+        value_name = "oci://HOST/REPOSITORY:TAG",
+        conflicts_with = "output"
+    )]
+    to: Option<String>,
+
+    #[command(flatten)]
+    registry: RegistryFlags,
+
+    /// File for the signature of the archive (default: the name of the archive with `.dsse.json`;
+    /// none when it is written to standard output)
+    #[arg(long, value_name = "FILE")]
+    signature: Option<PathBuf>,
 
     /// Leave the image's own layers out: smaller, but the image in it has the changes only
     #[arg(long)]
@@ -36,8 +54,10 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         Some(image(cli, &evidence)?)
     };
+    // A place that is none is said before anything is read.
+    let place = args.to.as_deref().map(registry_place).transpose()?;
     let mut exported = None;
-    write(&args.output, &mut |out| {
+    let mut export = |out: &mut dyn Write| {
         exported = Some(invar_evidence::export(
             &store,
             &evidence,
@@ -45,11 +65,58 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
             out,
         )?);
         Ok(())
-    })?;
+    };
+    match (&args.output, place) {
+        (Some(output), _) => write(output, &mut export)?,
+        (None, Some(place)) => push(cli, &place, &args.registry, &mut export)?,
+        (None, None) => {}
+    }
     if let Some(exported) = exported {
+        sign(&args.output, args.signature.as_deref(), &exported)?;
         notes(&exported);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The name behind `oci://`.
+fn registry_place(text: &str) -> anyhow::Result<Reference> {
+    let name = text.strip_prefix("oci://").ok_or_else(|| {
+        exit::failure(
+            format!("{text:?} is not a place in a registry"),
+            "write it as oci://HOST/REPOSITORY:TAG",
+        )
+    })?;
+    let reference = Reference::parse(name)?;
+    if reference.digest().is_some() {
+        return Err(exit::failure(
+            format!("{text:?} names a digest"),
+            "leave the digest out: it follows from what is pushed",
+        ));
+    }
+    Ok(reference)
+}
+
+/// Exports into a file without a name, and pushes what is in it.
+fn push(
+    cli: &Cli,
+    place: &Reference,
+    flags: &RegistryFlags,
+    export: &mut dyn FnMut(&mut dyn Write) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut file = tempfile::tempfile_in(cli.root())?;
+    let mut out = io::BufWriter::with_capacity(1 << 20, &mut file);
+    export(&mut out)?;
+    out.flush()?;
+    drop(out);
+    let (options, progress) = flags.options(Show::Progress);
+    let pushed = registry::push_layout(file, place, &options);
+    if let Some(progress) = progress {
+        progress.finish();
+    }
+    for manifest in pushed.with_context(|| format!("could not push to {place}"))? {
+        printer::line(format!("{}@{}", manifest.name, manifest.digest))?;
+    }
+    Ok(())
 }
 
 /// Writes to a file that appears when it is complete, or to standard output.
@@ -74,6 +141,24 @@ pub(super) fn write(
         Ok(out.flush()?)
     })
     .with_context(|| format!("could not write {}", output.display()))
+}
+
+/// The name of the signature of an archive that nobody named otherwise.
+pub(super) fn beside(archive: &Path) -> PathBuf {
+    let mut name = archive.as_os_str().to_owned();
+    name.push(".dsse.json");
+    name.into()
+}
+
+/// Writes the signature of an archive beside it, or where it was asked for.
+pub(super) fn sign(output: &Path, asked: Option<&Path>, exported: &Exported) -> anyhow::Result<()> {
+    let path = match asked {
+        Some(path) => path.to_owned(),
+        None if output == Path::new("-") => return Ok(()),
+        None => beside(output),
+    };
+    super::write_whole(&path, |file| Ok(file.write_all(&exported.signature)?))
+        .with_context(|| format!("could not write {}", path.display()))
 }
 
 /// The container's image as its engine gives it, in a file without a name.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use invar_evidence::{Evidence, EvidenceStore, Header, State};
 use serde::Serialize;
 
+use super::frozen;
 use crate::cli::Cli;
 use crate::printer::{self, Format};
 
@@ -25,6 +26,8 @@ pub(crate) struct Args {
 struct Listed<'a> {
     id: &'a str,
     state: State,
+    /// Its capture was killed and the container is frozen because of that.
+    left_frozen: bool,
     evidence: Option<&'a Header>,
 }
 
@@ -39,6 +42,7 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     let listed = all.iter().map(|evidence| Listed {
         id: evidence.id.as_str(),
         state: evidence.state,
+        left_frozen: frozen::is_left(cli.root(), evidence),
         evidence: evidence.header.as_ref(),
     });
     match args.format {
@@ -55,6 +59,12 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
                 ],
                 all.iter().map(row),
             )?;
+            for evidence in all
+                .iter()
+                .filter(|found| frozen::is_left(cli.root(), found))
+            {
+                frozen::say(evidence);
+            }
             let broken = all.iter().find(|found| found.state == State::Incomplete);
             if let Some(evidence) = broken {
                 printer::hint(&format!(

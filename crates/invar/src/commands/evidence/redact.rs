@@ -24,9 +24,13 @@ pub(crate) struct Args {
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     let store = EvidenceStore::open(cli.root())?;
     let evidence = store.find(&args.id)?;
+    let mut redacted = None;
     export::write(&args.output, &mut |out| {
-        invar_evidence::redact(&store, &evidence, out)?;
+        redacted = Some(invar_evidence::redact(&store, &evidence, out)?);
         Ok(())
     })?;
+    if let Some(redacted) = &redacted {
+        export::sign(&args.output, None, redacted)?;
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,136 @@
+//! `deploy`: replicas, limits, and what a failed update does.
+
+use super::error::{Result, Warning};
+use super::fields::Fields;
+use super::model::{Deploy, FailureAction};
+use super::scalars::{integer, string, text, wrong};
+use super::yaml::Node;
+
+/// Containers of one revision; the gateway's number of endpoints.
+const MOST_REPLICAS: u32 = 256;
+
+impl Default for Deploy {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            memory: None,
+            cpus: None,
+            pids: None,
+            failure_action: FailureAction::Rollback,
+            stop_first: false,
+        }
+    }
+}
+
+/// Keys that have no meaning on one host, or come later.
+const NOT_HONOURED: &[(&str, &str)] = &[
+    ("mode", "a service has as many containers as replicas says"),
+    ("placement", "there is one host"),
+    ("endpoint_mode", "the gateway is the way in"),
+    ("labels", "labels are those of the service"),
+    (
+        "restart_policy",
+        "an ended container is replaced by the next deploy",
+    ),
+    (
+        "rollback_config",
+        "a rollback is always all at once, and at once",
+    ),
+];
+
+/// Reads `deploy` of a service.
+pub(super) fn read(node: &Node, path: &str, warnings: &mut Vec<Warning>) -> Result<Deploy> {
+    let mut fields = Fields::of(node, path)?;
+    let mut deploy = Deploy::default();
+    if let Some(node) = fields.take("replicas") {
+        deploy.replicas = integer(node, &fields.path_of("replicas"))?;
+        if !(1..=MOST_REPLICAS).contains(&deploy.replicas) {
+            let wanted = format!("between 1 and {MOST_REPLICAS}");
+            return Err(wrong(node, &fields.path_of("replicas"), &wanted));
+        }
+    }
+    if let Some(node) = fields.take("resources") {
+        resources(node, &fields.path_of("resources"), &mut deploy, warnings)?;
+    }
+    if let Some(node) = fields.take("update_config") {
+        update(
+            node,
+            &fields.path_of("update_config"),
+            &mut deploy,
+            warnings,
+        )?;
+    }
+    fields.finish(NOT_HONOURED, warnings);
+    Ok(deploy)
+}
+
+fn resources(
+    node: &Node,
+    path: &str,
+    deploy: &mut Deploy,
+    warnings: &mut Vec<Warning>,
+) -> Result<()> {
+    let mut fields = Fields::of(node, path)?;
+    if let Some(limits) = fields.take("limits") {
+        let mut limits = Fields::of(limits, fields.path_of("limits"))?;
+        deploy.memory = limits.read("memory", string)?;
+        deploy.cpus = limits.read("cpus", string)?;
+        deploy.pids = limits.read("pids", integer)?;
+        limits.finish(&[], warnings);
+    }
+    fields.finish(&[("reservations", "nothing is set aside")], warnings);
+    Ok(())
+}
+
+fn update(node: &Node, path: &str, deploy: &mut Deploy, warnings: &mut Vec<Warning>) -> Result<()> {
+    let mut fields = Fields::of(node, path)?;
+    if let Some(node) = fields.take("failure_action") {
+        deploy.failure_action = match text(node, path)? {
+            "rollback" => FailureAction::Rollback,
+            "pause" => FailureAction::Pause,
+            "continue" => {
+                let reason = format!(
+                    "{path}.failure_action: a bad revision is never taken further; \
+                     write rollback or pause"
+                );
+                return Err(node.at.error(reason));
+            }
+            _ => {
+                return Err(wrong(
+                    node,
+                    &fields.path_of("failure_action"),
+                    "rollback or pause",
+                ));
+            }
+        };
+    }
+    if let Some(node) = fields.take("order") {
+        deploy.stop_first = match text(node, path)? {
+            "start-first" => false,
+            "stop-first" => true,
+            _ => {
+                return Err(wrong(
+                    node,
+                    &fields.path_of("order"),
+                    "start-first or stop-first",
+                ));
+            }
+        };
+    }
+    fields.finish(
+        &[
+            (
+                "parallelism",
+                "x-invar.rollout.steps says how fast traffic moves",
+            ),
+            ("delay", "x-invar.rollout.hold says how long a step takes"),
+            ("monitor", "x-invar.rollout.hold says how long a step takes"),
+            (
+                "max_failure_ratio",
+                "the judge compares with the revision before",
+            ),
+        ],
+        warnings,
+    );
+    Ok(())
+}

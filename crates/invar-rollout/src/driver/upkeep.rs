@@ -1,0 +1,125 @@
+//! The containers of a service between rollouts: as many as there should be, and no others.
+
+use std::time::{Duration, Instant};
+
+use super::drive::{Driver, Outcome, ROUND, Report, note, now_ms};
+use super::gateway::{Front, Names};
+use super::live::{self, REVISION_LABEL};
+use super::store::Result;
+use crate::definition::Definition;
+use crate::machine::{Phase, ReplicaState, Role, step};
+
+impl Driver {
+    /// Whether as many containers of the revision run as there should.
+    pub(super) fn is_whole(&self, service: &str, wanted: &Definition) -> Result<bool> {
+        let revision = wanted.revision();
+        let all = live::of_service(&*self.engine, service)?;
+        let running = all.iter().filter(|container| {
+            container.config.labels.get(REVISION_LABEL) == Some(&revision)
+                && container.state == invar_engine::State::Running
+        });
+        Ok(running.count() >= wanted.replicas as usize)
+    }
+
+    /// The same revision with other counts or ports, or with containers that ended.
+    pub(super) fn adjust(
+        &self,
+        service: &str,
+        wanted: &Definition,
+        report: Report<'_>,
+    ) -> Result<Outcome> {
+        self.store.adjust(service, wanted)?;
+        let mut rollout = self.new_rollout(service, wanted, None, None)?;
+        rollout.phase = Phase::Promoted;
+        let mut live = self.live(&rollout)?;
+        let limit = Instant::now() + wanted.policy.healthy_within;
+        loop {
+            let seen = live.observe(&rollout, now_ms(), None)?;
+            for action in step(&rollout, &seen).actions {
+                live.act(&rollout, &action)?;
+            }
+            let healthy = seen
+                .replicas
+                .iter()
+                .filter(|r| r.role == Role::Target && r.state == ReplicaState::Healthy)
+                .count();
+            let is_registered = |traffic: &crate::machine::Traffic| {
+                traffic.stable == Some(Role::Target) && traffic.current.contains(&Role::Target)
+            };
+            let is_served =
+                !rollout.spec.has_traffic || seen.traffic.as_ref().is_some_and(is_registered);
+            if healthy >= wanted.replicas as usize && is_served {
+                break;
+            }
+            if healthy > 0 && rollout.spec.has_traffic {
+                live.act(&rollout, &crate::machine::Action::Register(Role::Target))?;
+                live.act(&rollout, &crate::machine::Action::Switch(Role::Target))?;
+            }
+            if Instant::now() > limit {
+                report(
+                    service,
+                    &note("waiting", "its containers did not become well"),
+                );
+                break;
+            }
+            std::thread::sleep(ROUND);
+        }
+        if rollout.spec.has_traffic {
+            live.front.publish(wanted)?;
+        }
+        self.surplus(service, wanted)?;
+        report(
+            service,
+            &note("adjusted", "the same revision runs as the file says"),
+        );
+        Ok(Outcome::Unchanged)
+    }
+
+    /// Removes containers of the current revision beyond its count.
+    fn surplus(&self, service: &str, wanted: &Definition) -> Result<()> {
+        let revision = wanted.revision();
+        for container in live::of_service(&*self.engine, service)? {
+            let number = container.name.as_str().rsplit_once('-');
+            let number = number.and_then(|(_, number)| number.parse::<u32>().ok());
+            let is_of_it = container.config.labels.get(REVISION_LABEL) == Some(&revision);
+            if is_of_it && number.is_some_and(|number| number > wanted.replicas) {
+                live::remove(&*self.engine, container.id.as_str(), wanted.stop_grace)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what no longer has a part: revisions before the one before, and that one once its
+    /// time is over. `wanted` stays.
+    pub fn tidy(&self, service: &str, wanted: Option<&str>) -> Result<()> {
+        let Some(stored) = self.store.service(service)? else {
+            return Ok(());
+        };
+        let warm = stored.previous.as_deref().filter(|_| {
+            wanted.is_none() && stored.keep_until_ms.is_some_and(|until| until > now_ms())
+        });
+        let keeps = [Some(stored.current.as_str()), warm, wanted];
+        for container in live::of_service(&*self.engine, service)? {
+            let labels = &container.config.labels;
+            let Some(revision) = labels.get(REVISION_LABEL) else {
+                continue;
+            };
+            if keeps.contains(&Some(revision.as_str())) {
+                continue;
+            }
+            let definition = self.store.definition(service, revision)?;
+            let ports = definition.as_ref().map_or(0, |found| found.ports.len());
+            if ports > 0 {
+                let names = Names::new();
+                let mut front = Front::new(self.socket.clone(), service.to_owned(), names);
+                front.forget_revision(revision, ports)?;
+            }
+            let grace = definition.map_or(Duration::from_secs(10), |found| found.stop_grace);
+            live::remove(&*self.engine, container.id.as_str(), grace)?;
+        }
+        if warm.is_none() {
+            self.store.cooled(service)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,30 @@
+//! `invar abort`
+
+use std::process::ExitCode;
+
+use crate::cli::Cli;
+use crate::deploying::show::{self, Ended};
+use crate::deploying::{self, Gateway, advise};
+use crate::{printer, privilege};
+use invar_rollout::machine::Order;
+
+/// End a rollout: everything goes back to the revision before
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The service: its name, or PROJECT.NAME
+    #[arg(value_name = "SERVICE")]
+    service: String,
+
+    #[command(flatten)]
+    gateway: Gateway,
+}
+
+pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
+    privilege::require_root()?;
+    let (driver, service) = deploying::driver_of(cli, &args.gateway, &args.service)?;
+    let outcome = driver
+        .order(&service, Order::Abort, &mut show::decision)
+        .map_err(advise)?;
+    printer::line(Ended::of(&service, &outcome).sentence())?;
+    Ok(ExitCode::SUCCESS)
+}

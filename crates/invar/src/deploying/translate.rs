@@ -1,0 +1,181 @@
+//! A service of a compose file in the words of `invar run`.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use invar_engine::{Network, embedded};
+use invar_rollout::Definition;
+use invar_rollout::compose::{NetworkMode, Project, Service, Volume, VolumeSource};
+use invar_rollout::driver::place_file;
+
+use super::Site;
+use crate::container_config::{self, Host, ImageSettings, NetworkName, Options};
+
+/// Label with the policy of changes.
+pub(super) const DRIFT_LABEL: &str = "invar.drift";
+/// The network that a daemon gives containers which ask for none.
+const DAEMONS_NETWORK: &str = "bridge";
+/// Label with paths that may change.
+pub(super) const ALLOW_LABEL: &str = "invar.allow";
+
+/// The revision a service asks for on this machine.
+pub(crate) fn definition(
+    project: &Project,
+    name: &str,
+    site: &Site,
+    root: &Path,
+) -> anyhow::Result<Definition> {
+    let service = &project.services[name];
+    build(project, service, site, root).with_context(|| format!("{}: services.{name}", service.at))
+}
+
+fn build(
+    project: &Project,
+    service: &Service,
+    site: &Site,
+    root: &Path,
+) -> anyhow::Result<Definition> {
+    if service.network == NetworkMode::None && !service.ports.is_empty() {
+        bail!("it has ports, but network_mode: none lets nobody reach it");
+    }
+    let options = options(project, service, root)?;
+    let (entrypoint, command) = program(service);
+    let options = Options {
+        entrypoint,
+        ..options
+    };
+    let (id, config) = site.image(&service.image)?;
+    let settings = ImageSettings {
+        id: &id,
+        name: &service.image,
+        config: &config,
+    };
+    let mut config = container_config::resolve(&options, &command, &settings, &Host::here()?)?;
+    let kind = site.engine.kind();
+    if kind != embedded::KIND && service.network == NetworkMode::Default {
+        config.network = Network::Named(DAEMONS_NETWORK.to_owned());
+    }
+    Ok(Definition {
+        engine: kind.to_owned(),
+        config,
+        replicas: service.deploy.replicas,
+        ports: service.ports.clone(),
+        healthcheck: service.healthcheck.clone(),
+        health_path: service.invar.health_path.clone(),
+        stop_grace: service.stop_grace_period,
+        policy: service.invar.rollout.clone(),
+        failure_action: service.deploy.failure_action,
+        stop_first: service.deploy.stop_first,
+    })
+}
+
+/// Entrypoint and command as `invar run` takes them: the entrypoint's first word, then the rest.
+fn program(service: &Service) -> (Option<String>, Vec<String>) {
+    let command = service.command.clone().unwrap_or_default();
+    match service.entrypoint.as_deref() {
+        None => (None, command),
+        Some([]) => (Some(String::new()), command),
+        Some([first, rest @ ..]) => {
+            let words = rest.iter().cloned().chain(command);
+            (Some(first.clone()), words.collect())
+        }
+    }
+}
+
+fn options(project: &Project, service: &Service, root: &Path) -> anyhow::Result<Options> {
+    let setting = |(name, value): &(String, Option<String>)| match value {
+        Some(value) => format!("{name}={value}"),
+        None => name.clone(),
+    };
+    let mut mounts = Vec::new();
+    for volume in &service.volumes {
+        mounts.push(mount(project, volume)?);
+    }
+    for file in &service.files {
+        let source = place_file(root, &file.content, file.is_secret)?;
+        let source = source.to_string_lossy();
+        let source = plain(&source)?;
+        let target = plain(&file.target)?;
+        mounts.push(format!(
+            "type=bind,source={source},target={target},readonly,exec=false"
+        ));
+    }
+    let mut labels: Vec<String> = service
+        .labels
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    if let Some(policy) = service.invar.drift {
+        let policy = format!("{policy:?}").to_ascii_lowercase();
+        labels.push(format!("{DRIFT_LABEL}={policy}"));
+    }
+    if !service.invar.allow.is_empty() {
+        labels.push(format!("{ALLOW_LABEL}={}", service.invar.allow.join(" ")));
+    }
+    Ok(Options {
+        env: service.environment.iter().map(setting).collect(),
+        workdir: service.working_dir.clone(),
+        user: service.user.clone(),
+        init: service.init,
+        interactive: service.stdin_open,
+        tty: service.tty,
+        stop_signal: service.stop_signal.clone(),
+        read_only: service.read_only,
+        mount: mounts,
+        tmpfs: service.tmpfs.clone(),
+        network: network(&service.network),
+        memory: service.deploy.memory.clone(),
+        cpus: service.deploy.cpus.clone(),
+        pids_limit: service.deploy.pids,
+        cap_add: service.cap_add.clone(),
+        cap_drop: service.cap_drop.clone(),
+        hostname: service.hostname.clone(),
+        label: labels,
+        ..Options::default()
+    })
+}
+
+/// Until containers have a network of their own, services use the host's, each container with a
+/// port of its own that it is told in `PORT`.
+fn network(mode: &NetworkMode) -> NetworkName {
+    match mode {
+        NetworkMode::None => NetworkName::None,
+        NetworkMode::Default | NetworkMode::Host => NetworkName::Host,
+    }
+}
+
+fn mount(project: &Project, volume: &Volume) -> anyhow::Result<String> {
+    let mut fields = match &volume.source {
+        VolumeSource::Bind(path) => vec![
+            "type=bind".to_owned(),
+            format!("source={}", plain(&path.to_string_lossy())?),
+        ],
+        VolumeSource::Named(key) => {
+            let name = project.volumes.get(key).map_or(key, |volume| &volume.name);
+            vec!["type=volume".to_owned(), format!("source={}", plain(name)?)]
+        }
+        VolumeSource::Anonymous => vec!["type=volume".to_owned()],
+        VolumeSource::Tmpfs { size, mode } => {
+            let mut fields = vec!["type=tmpfs".to_owned()];
+            fields.extend(size.as_ref().map(|size| format!("tmpfs-size={size}")));
+            fields.extend(mode.as_ref().map(|mode| format!("tmpfs-mode={mode}")));
+            fields
+        }
+    };
+    fields.push(format!("target={}", plain(&volume.target)?));
+    if volume.read_only {
+        fields.push("readonly".to_owned());
+    }
+    if volume.exec {
+        fields.push("exec".to_owned());
+    }
+    Ok(fields.join(","))
+}
+
+/// A comma would begin another field.
+fn plain(text: &str) -> anyhow::Result<&str> {
+    if text.contains(',') {
+        bail!("{text:?} has a comma, which the path of a mount cannot have");
+    }
+    Ok(text)
+}

@@ -1,0 +1,326 @@
+//! Services under real traffic: the example of the README, bad revisions, and a driver that is
+//! killed wherever it stands.
+#![allow(clippy::unwrap_used, reason = "in tests a panic is the report")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use fs_err as fs;
+use invar_testkit::invar::Invar;
+use invar_testkit::{checked, eventually};
+use support::{empty, outcome};
+
+/// A state root with the example's images, a gateway, and a compose file to be written.
+struct Rig {
+    gateway: Child,
+    invar: Invar,
+    port: u16,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let invar = empty();
+        let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/canary/build");
+        checked(
+            Command::new(build)
+                .arg(env!("CARGO_BIN_EXE_invar"))
+                .env("INVAR_ROOT", invar.root()),
+        );
+        let control = invar.root().join("gateway.sock");
+        let gateway = invar
+            .command(&["gateway", "--control"])
+            .arg(&control)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("the gateway", || control.exists().then_some(()));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        Self {
+            gateway,
+            invar,
+            port,
+        }
+    }
+
+    fn file(&self, service: &str) -> PathBuf {
+        let path = self.invar.root().join("compose.yaml");
+        let port = self.port;
+        let text = format!(
+            "name: shop\nservices:\n  web:\n    command: [/app]\n    init: true\n    \
+             ports: ['127.0.0.1:{port}:80']\n{service}"
+        );
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.invar.command(args);
+        command
+            .arg("--control")
+            .arg(self.invar.root().join("gateway.sock"));
+        command
+    }
+
+    /// `invar deploy` of this service: exit code and both outputs.
+    fn deploy(&self, service: &str) -> (Option<i32>, String, String) {
+        let file = self.file(service);
+        let mut command = self.command(&["deploy", "-f", file.to_str().unwrap()]);
+        support::outcome_of(&command.output().unwrap())
+    }
+
+    fn must_deploy(&self, service: &str) {
+        let (code, out, err) = self.deploy(service);
+        assert_eq!(code, Some(0), "{out}\n{err}");
+    }
+
+    /// What one new connection is answered.
+    fn ask(&self) -> String {
+        Client::new(self.port).ask().unwrap().1
+    }
+
+    fn containers(&self) -> Vec<String> {
+        let listed = self
+            .invar
+            .run(&["ps", "--all", "--engine", "embedded", "--format", "json"]);
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+        let names = listed.as_array().unwrap().iter();
+        names.map(ToString::to_string).collect()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        drop(self.gateway.kill());
+        drop(self.gateway.wait());
+    }
+}
+
+/// A kept connection.
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn new(port: u16) -> Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        Self(BufReader::new(TcpStream::connect(address).unwrap()))
+    }
+
+    /// The status and the body of one answer.
+    fn ask(&mut self) -> std::io::Result<(u16, String)> {
+        self.0
+            .get_mut()
+            .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        let (mut status, mut length) = (0, 0);
+        loop {
+            let mut line = String::new();
+            if self.0.read_line(&mut line)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            let line = line.trim_end().to_ascii_lowercase();
+            if let Some(rest) = line.strip_prefix("http/1.1 ") {
+                status = rest[..3].parse().unwrap();
+            } else if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            } else if line.is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body)?;
+        Ok((status, String::from_utf8(body).unwrap().trim().to_owned()))
+    }
+}
+
+/// Requests on kept and on short connections until it is told to end.
+struct Load {
+    end: Arc<AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    counts: Arc<Mutex<BTreeMap<String, u64>>>,
+}
+
+impl Load {
+    fn start(port: u16) -> Self {
+        let end = Arc::new(AtomicBool::new(false));
+        let counts = Arc::new(Mutex::new(BTreeMap::new()));
+        let threads = (0..4)
+            .map(|number| {
+                let (end, counts) = (Arc::clone(&end), Arc::clone(&counts));
+                std::thread::spawn(move || {
+                    let mut client = Client::new(port);
+                    while !end.load(Ordering::Relaxed) {
+                        if number % 2 == 0 {
+                            client = Client::new(port);
+                        }
+                        let seen = match client.ask() {
+                            Ok((status, body)) => format!("{status} {body}"),
+                            Err(error) => {
+                                client = Client::new(port);
+                                format!("failed: {error}")
+                            }
+                        };
+                        *counts.lock().unwrap().entry(seen).or_insert(0) += 1;
+                        // A steady rate, not a flood: two processors are shared.
+                        std::thread::sleep(std::time::Duration::from_millis(5));
+                    }
+                })
+            })
+            .collect();
+        Self {
+            end,
+            threads,
+            counts,
+        }
+    }
+
+    fn end(self) -> BTreeMap<String, u64> {
+        self.end.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+        self.counts.lock().unwrap().clone()
+    }
+}
+
+const CANARY: &str =
+    "    deploy: { replicas: 2 }\n    x-invar: { rollout: { steps: [10%, 50%], hold: 2s } }\n";
+const AT_ONCE: &str = "    x-invar: { rollout: { hold: 1s, healthy_within: 5s } }\n";
+
+fn version(version: &str, rest: &str) -> String {
+    format!("    image: app:{version}\n{rest}")
+}
+
+#[test]
+fn a_canary_that_fails_three_in_a_hundred_is_rolled_back_and_a_good_one_is_not() {
+    let rig = Rig::new();
+    rig.must_deploy(&version("v1", CANARY));
+    assert_eq!(rig.ask(), "v1");
+    let load = Load::start(rig.port);
+
+    let (code, out, err) = rig.deploy(&version("v2", CANARY));
+    assert_eq!(code, Some(1), "{out}\n{err}");
+    assert!(
+        out.contains("was rolled back") && out.contains("it failed "),
+        "{out}"
+    );
+    assert_eq!(rig.ask(), "v1");
+    assert_eq!(rig.containers().len(), 2, "only the old ones are left");
+
+    rig.must_deploy(&version("v3", CANARY));
+    assert_eq!(rig.ask(), "v3");
+    let seen = load.end();
+    let failed: u64 = seen
+        .iter()
+        .filter(|(answer, _)| !answer.starts_with("200 ") && *answer != "500 v2")
+        .map(|(_, count)| count)
+        .sum();
+    assert_eq!(failed, 0, "{seen:?}");
+    assert!(seen["500 v2"] < 40, "the trial was short: {seen:?}");
+
+    // Warm: back at once, as a whole.
+    let told = checked(&mut rig.command(&["rollback", "web"]));
+    assert!(support::text(&told.stdout).contains("serves"));
+    assert_eq!(rig.ask(), "v1");
+    let history = rig.invar.run(&["history", "shop.web"]);
+    for wanted in ["rollout 4", "reverting", "evidence errors", "µs, with"] {
+        assert!(history.contains(wanted), "{wanted}: {history}");
+    }
+    let page = rig.invar.root().join("history.html");
+    checked(
+        &mut rig
+            .invar
+            .command(&["history", "web", "--html", page.to_str().unwrap()]),
+    );
+    assert!(fs::read_to_string(page).unwrap().contains("<polyline"));
+}
+
+#[test]
+fn a_revision_that_does_not_work_leaves_the_old_one_and_says_why() {
+    let rig = Rig::new();
+    rig.must_deploy(&version("v1", AT_ONCE));
+    let load = Load::start(rig.port);
+    for (service, expected) in [
+        (version("gone", AT_ONCE), "gone"),
+        (
+            version(
+                "v3",
+                "    entrypoint: [/missing]\n    x-invar: { rollout: { hold: 1s } }\n",
+            ),
+            "its container 1 ",
+        ),
+        (
+            version(
+                "v3",
+                &format!("    healthcheck: {{ test: [CMD, /missing] }}\n{AT_ONCE}"),
+            ),
+            "became well within 5 s",
+        ),
+        (
+            version("v3", "    ports: ['1:80']\n"),
+            "stands here a second time",
+        ),
+    ] {
+        let (code, out, err) = rig.deploy(&service);
+        assert_eq!(code, Some(1), "{service}: {out}\n{err}");
+        assert!(
+            (out.clone() + &err).contains(expected),
+            "{service}: {out}\n{err}"
+        );
+        assert_eq!(rig.ask(), "v1");
+    }
+    let seen = load.end();
+    assert!(seen.keys().all(|answer| answer == "200 v1"), "{seen:?}");
+    assert_eq!(rig.containers().len(), 1);
+}
+
+#[test]
+fn a_deploy_that_is_killed_anywhere_is_finished_by_the_next_one() {
+    let rig = Rig::new();
+    rig.must_deploy(&version("v1", AT_ONCE));
+    let load = Load::start(rig.port);
+    for dies_at in 0..8 {
+        let wanted = if dies_at % 2 == 0 { "v3" } else { "v1" };
+        let file = rig.file(&version(wanted, AT_ONCE));
+        let killed = rig
+            .command(&["deploy", "-f", file.to_str().unwrap()])
+            .env("INVAR_ROLLOUT_DIES_AT", dies_at.to_string())
+            .output()
+            .unwrap();
+        assert_ne!(killed.status.code(), Some(1), "{dies_at}: {killed:?}");
+        rig.must_deploy(&version(wanted, AT_ONCE));
+        assert_eq!(rig.ask(), wanted, "killed at {dies_at}");
+    }
+    let seen = load.end();
+    let is_good = |answer: &String| answer == "200 v1" || answer == "200 v3";
+    assert!(seen.keys().all(is_good), "{seen:?}");
+}
+
+#[test]
+fn a_dry_run_says_what_is_replaced_and_why_and_changes_nothing() {
+    let rig = Rig::new();
+    rig.must_deploy(&version("v1", "    environment: { COLOR: red }\n"));
+    let before = rig.containers();
+    let file = rig.file(&version(
+        "v3",
+        "    environment: { COLOR: blue }\n    deploy: { replicas: 2 }\n",
+    ));
+    let args = ["deploy", "--dry-run", "-f", file.to_str().unwrap()];
+    let plan = support::text(&checked(&mut rig.command(&args)).stdout);
+    for wanted in [
+        "shop.web is replaced",
+        "image: app:v1",
+        "environment COLOR: a value → another value",
+    ] {
+        assert!(plan.contains(wanted), "{wanted}: {plan}");
+    }
+    assert_eq!(rig.containers(), before);
+    let (code, _, err) = outcome(&rig.invar, &["rollback", "nothing"]);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("no service named \"nothing\""), "{err}");
+}
