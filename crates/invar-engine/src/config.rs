@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -55,6 +56,12 @@ pub struct ContainerConfig {
     pub auto_remove: bool,
     /// Labels, kept but never interpreted by the engine.
     pub labels: BTreeMap<String, String>,
+    /// Whether it is started again when its program ends.
+    #[serde(default, skip_serializing_if = "Restart::is_no")]
+    pub restart: Restart,
+    /// How its health is found out; `None`: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthCheck>,
 }
 
 impl ContainerConfig {
@@ -136,4 +143,60 @@ pub struct Resources {
     pub nano_cpus: Option<u64>,
     /// Most processes and threads.
     pub pids: u64,
+}
+
+/// When a container is started again. Whoever stops it is obeyed by every policy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Restart {
+    /// Never.
+    #[default]
+    No,
+    /// Whenever it ends, and at boot.
+    Always,
+    /// As [`Restart::Always`], but not at boot when it had been stopped.
+    UnlessStopped,
+    /// When it ends with another code than 0.
+    OnFailure {
+        /// So many times; `None`: without end.
+        most: Option<u32>,
+    },
+}
+
+impl Restart {
+    /// Whether there is no policy.
+    #[allow(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde hands over a reference"
+    )]
+    pub fn is_no(&self) -> bool {
+        *self == Self::No
+    }
+
+    /// Whether it asks for another start after an end with `code`, when there have been so many.
+    pub fn wants(self, code: u8, restarts: u32) -> bool {
+        match self {
+            Self::No => false,
+            Self::Always | Self::UnlessStopped => true,
+            Self::OnFailure { most } => code != 0 && most.is_none_or(|most| restarts < most),
+        }
+    }
+}
+
+/// A program that says whether a container is well, run inside it from time to time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthCheck {
+    /// Program and arguments; ends with 0 when all is well.
+    pub args: Vec<String>,
+    /// Pause between two checks.
+    pub interval: Duration,
+    /// A check that takes longer has failed.
+    pub timeout: Duration,
+    /// So many failures in a row make a container unhealthy.
+    pub retries: u32,
+    /// Failures do not count for so long after the start, until the first success.
+    pub start_period: Duration,
+    /// Pause between two checks during the start period.
+    pub start_interval: Duration,
 }

@@ -135,6 +135,8 @@ pub enum State {
     Paused,
     /// Its program ended.
     Exited(ExitStatus),
+    /// Its program ended, and its restart policy starts it again in a moment.
+    Restarting(ExitStatus),
 }
 
 /// How a container's program ended.
@@ -172,6 +174,57 @@ pub struct Container {
     pub created_at: Timestamp,
     /// When it was last started.
     pub started_at: Option<Timestamp>,
+    /// How often its restart policy has started it since somebody did.
+    pub restarts: u32,
+    /// What its health check says; only while it runs.
+    pub health: Option<Health>,
+}
+
+/// What a container's health check has found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// The verdict.
+    pub status: HealthStatus,
+    /// Failures in a row.
+    pub failing_streak: u32,
+    /// The last checks, oldest first.
+    pub log: Vec<HealthResult>,
+}
+
+/// The verdict of a health check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthStatus {
+    /// No check has succeeded yet.
+    Starting,
+    /// The last check succeeded, or too few have failed since.
+    Healthy,
+    /// As many checks failed in a row as were allowed.
+    Unhealthy,
+}
+
+impl HealthStatus {
+    /// Docker's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthResult {
+    /// When it began.
+    pub start: Timestamp,
+    /// When it ended.
+    pub end: Timestamp,
+    /// How its program ended; -1 when it took too long or could not run, as with Docker.
+    pub exit_code: i32,
+    /// The first bytes of what it wrote.
+    pub output: String,
 }
 
 /// A container's root, as handles that no rename or mount underneath can redirect.

@@ -3,9 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use crate::config::ContainerConfig;
+use invar_sys::signal::SignalFd;
+use jiff::Timestamp;
+
+use crate::config::{ContainerConfig, Restart};
 use crate::container::{Container, ContainerId, ContainerName, ExitStatus, RootFs};
 use crate::error::{EngineError, Result};
+use crate::files::Files;
 
 /// A container engine. All methods may be called from several processes at once; each either
 /// happens or leaves the state as it was, also when the caller is killed half-way.
@@ -50,6 +54,35 @@ pub trait Engine: Send + Sync {
     /// Sends the configured stop signal, then `SIGKILL` to all once `timeout` has passed.
     fn stop(&self, id: &ContainerId, timeout: Duration) -> Result<ExitStatus>;
 
+    /// As [`Engine::stop`], with another signal than the configured one.
+    fn stop_with(&self, _id: &ContainerId, _signal: i32, _timeout: Duration) -> Result<ExitStatus> {
+        Err(unsupported(self.kind(), "stopping with a chosen signal"))
+    }
+
+    /// Changes the limits and the restart policy of a container, running or not. It is then asked
+    /// to be something else, so its revision changes.
+    fn update(&self, _id: &ContainerId, _update: &Update) -> Result<()> {
+        Err(unsupported(self.kind(), "changing limits"))
+    }
+
+    /// Looks at a running container, from now on, until it ends or the caller has enough.
+    fn attach(&self, _id: &ContainerId, _attachment: &Attachment) -> Result<Attached> {
+        Err(unsupported(self.kind(), "attaching"))
+    }
+
+    /// Starts what its restart policy wants to run after the machine has booted; how each went.
+    fn boot(&self) -> Result<Vec<(Container, Result<()>)>> {
+        Err(unsupported(self.kind(), "starting containers at boot"))
+    }
+
+    /// Stops everything, without keeping it from being started at the next boot.
+    fn shut_down(&self, _timeout: Duration) -> Result<Vec<(Container, Result<()>)>> {
+        Err(unsupported(
+            self.kind(),
+            "stopping containers for a shutdown",
+        ))
+    }
+
     /// Freezes every process of the container; returns once all are frozen.
     fn pause(&self, id: &ContainerId) -> Result<()>;
 
@@ -74,6 +107,19 @@ pub trait Engine: Send + Sync {
 
     /// Opens the container's root for reading.
     fn open_root(&self, id: &ContainerId) -> Result<RootFs>;
+
+    /// Opens the files of a container to copy them: with everything mounted while it runs, its
+    /// own root alone when it does not.
+    fn open_files(&self, id: &ContainerId) -> Result<Files> {
+        let container = self.inspect(id.as_str())?;
+        match container.init_pid {
+            Some(init) => Files::of_running(init),
+            None => Err(unsupported(
+                self.kind(),
+                "copying files while it does not run",
+            )),
+        }
+    }
 
     /// What the engine itself says changed, as letter and path; for a root that cannot be opened.
     /// `None` when the engine has no such list.
@@ -101,6 +147,46 @@ pub trait Engine: Send + Sync {
 
     /// Removes a container that is not running; with `force`, kills it first.
     fn remove(&self, id: &ContainerId, force: bool) -> Result<()>;
+}
+
+fn unsupported(kind: &str, what: &str) -> EngineError {
+    EngineError::Unsupported {
+        what: format!("{what} for a container of {kind}"),
+        reason: format!("use {kind}'s own command"),
+    }
+}
+
+/// What is to be changed; `None` leaves it as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Update {
+    /// Memory in bytes; `Some(None)` for no limit.
+    pub memory: Option<Option<u64>>,
+    /// CPU time in billionths of a CPU; `Some(None)` for no limit.
+    pub nano_cpus: Option<Option<u64>>,
+    /// Most processes and threads.
+    pub pids: Option<u64>,
+    /// When it is started again.
+    pub restart: Option<Restart>,
+}
+
+/// How a caller looks at a running container.
+#[derive(Debug, Default)]
+pub struct Attachment {
+    /// What is read for the program; `None` when nothing is typed.
+    pub stdin: Option<OwnedFd>,
+    /// Keys that end the looking, `Ctrl-P` and `Ctrl-Q` for example; none when empty.
+    pub detach_keys: Vec<u8>,
+    /// Signals that tell of the caller's terminal having another size; `None` without a terminal.
+    pub resized: Option<SignalFd>,
+}
+
+/// Why looking at a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attached {
+    /// The keys were typed; the container goes on.
+    Detached,
+    /// The container ended, or let go of a caller that did not read.
+    Ended,
 }
 
 /// What a container's standard streams are connected to, beside its log.
@@ -148,6 +234,10 @@ pub struct LogOptions {
     pub tail: Option<usize>,
     /// Prefix each line with its time (RFC 3339).
     pub timestamps: bool,
+    /// No line before this.
+    pub since: Option<Timestamp>,
+    /// No line after this; following ends there.
+    pub until: Option<Timestamp>,
 }
 
 /// Where a log line came from.

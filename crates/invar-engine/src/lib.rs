@@ -20,10 +20,16 @@ pub mod docker;
 pub mod embedded;
 mod engine;
 mod error;
+pub mod files;
+mod usage;
 
-pub use config::{ContainerConfig, Mount, MountKind, Network, Resources, User};
-pub use container::{
-    Container, ContainerId, ContainerName, ExitStatus, Revision, RootFs, State, Upper,
+pub use config::{
+    ContainerConfig, HealthCheck, Mount, MountKind, Network, Resources, Restart, User,
 };
-pub use engine::{Engine, ExecConfig, LogOptions, LogStream, Stdio};
+pub use container::{
+    Container, ContainerId, ContainerName, ExitStatus, Health, HealthResult, HealthStatus,
+    Revision, RootFs, State, Upper,
+};
+pub use engine::{Attached, Attachment, Engine, ExecConfig, LogOptions, LogStream, Stdio, Update};
 pub use error::{EngineError, Result};
+pub use usage::{Usage, usage};

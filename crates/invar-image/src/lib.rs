@@ -45,4 +45,6 @@ pub use platform::Platform;
 pub use prune::Pruned;
 pub use reference::Reference;
 pub use store::{Image, ImageId, ImageStore, Removed};
-pub use view::{ImageView, KernelCheck, VERIFIED_VARIABLE, VIEW_VARIABLE, Verification, ViewForm};
+pub use view::{
+    ImageView, KernelCheck, VERIFIED_VARIABLE, VIEW_VARIABLE, Verification, ViewForm, try_erofs,
+};

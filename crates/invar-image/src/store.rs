@@ -198,6 +198,13 @@ impl ImageStore {
         find_by_id(&connection, id.as_str())?.ok_or_else(|| not_found(id.as_str()))
     }
 
+    /// An image's configuration as it was written: Docker keeps there what the OCI's has no field
+    /// for.
+    pub fn raw_config(&self, id: &ImageId) -> Result<Vec<u8>> {
+        let (_, config, _) = self.parts(id)?;
+        Ok(config)
+    }
+
     /// Mounts an image's read-only view, detached.
     pub fn open_view(&self, id: &ImageId) -> Result<ImageView> {
         let hex: Option<String> = self
@@ -284,7 +291,7 @@ impl ImageStore {
         repository: &str,
         digests: &[&Digest],
     ) -> Result<()> {
-        self.write(|transaction| {
+        self.database.write(|transaction| {
             // An image without a name is kept too when it was asked for by its digest.
             let sql = "UPDATE images SET removed = 0 WHERE id = ?1";
             transaction.execute(sql, [id.as_str()])?;
@@ -300,7 +307,7 @@ impl ImageStore {
 
     /// The repositories that are known to have an image.
     pub(crate) fn sources(&self, id: &ImageId) -> Result<Vec<String>> {
-        let connection = self.connection();
+        let connection = self.database.connection();
         let sql = "SELECT DISTINCT repository FROM image_sources WHERE image = ?1";
         let mut statement = connection.prepare(sql)?;
         let found = statement.query_map([id.as_str()], |row| row.get(0))?;
@@ -309,7 +316,7 @@ impl ImageStore {
 
     /// Remembers what a layer was when it was compressed for a registry.
     pub(crate) fn add_blob(&self, diff_id: &Digest, digest: &Digest, size: u64) -> Result<()> {
-        self.write(|transaction| {
+        self.database.write(|transaction| {
             transaction.execute(
                 "INSERT OR REPLACE INTO layer_blobs VALUES (?1, ?2, ?3)",
                 (
@@ -326,6 +333,7 @@ impl ImageStore {
     pub(crate) fn blob_of(&self, diff_id: &Digest) -> Result<Option<(Digest, u64)>> {
         let sql = "SELECT digest, size FROM layer_blobs WHERE diff_id = ?1";
         let row: Option<(String, i64)> = self
+            .database
             .connection()
             .query_row(sql, [diff_id.as_str()], |row| {
                 Ok((row.get(0)?, row.get(1)?))
@@ -339,6 +347,7 @@ impl ImageStore {
     pub(crate) fn layer(&self, diff_id: &Digest) -> Result<Option<StoredLayer>> {
         let sql = "SELECT recipe, size FROM layers WHERE diff_id = ?1";
         let row: Option<(String, i64)> = self
+            .database
             .connection()
             .query_row(sql, [diff_id.as_str()], |row| {
                 Ok((row.get(0)?, row.get(1)?))

@@ -2,7 +2,7 @@
 //! objects (composefs). Where the kernel cannot mount that, a plain directory tree.
 
 use std::io::Read as _;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use composefs::erofs::format::FormatVersion;
 use composefs::erofs::reader::erofs_to_filesystem;
 use composefs::erofs::writer::{ValidatedFileSystem, mkfs_erofs_versioned};
 use composefs::fsverity::FsVerityHashValue;
+use composefs::generic_tree::Stat;
 use composefs::tree::{FileSystem, RegularFile};
 use invar_sys::mount::{self, Overlay, OverlayOptions};
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -127,6 +128,27 @@ impl ViewForm {
             _ => Self::Best,
         }
     }
+}
+
+/// Whether this kernel mounts a view from a file below `directory`: the error is the kernel's.
+pub fn try_erofs(directory: &Path) -> std::io::Result<()> {
+    let failed = |error| std::io::Error::other(format!("{error:?}"));
+    let empty = FileSystem::<ObjectId>::new(Stat::uninitialized());
+    let valid = ValidatedFileSystem::new(empty).map_err(failed)?;
+    let image = mkfs_erofs_versioned(&valid, FormatVersion::V1);
+    let file = tempfile_in(directory)?;
+    rustix::io::write(&file, &image)?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let reading = openat(CWD, path, flags, Mode::empty())?;
+    drop(file);
+    mount::erofs(reading.as_fd()).map(drop)
+}
+
+/// A file without a name.
+fn tempfile_in(directory: &Path) -> std::io::Result<OwnedFd> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(openat(CWD, directory, flags, Mode::RUSR | Mode::WUSR)?)
 }
 
 /// Mounts a view as EROFS, detached from every path of the host.

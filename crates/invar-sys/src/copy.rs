@@ -121,31 +121,35 @@ fn metadata(
     Ok(utimensat(to, copied, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-/// Copies one regular file's content; shares its blocks where the file system can, and keeps its
-/// holes where not.
 fn file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let source = openat(from, name, read, Mode::empty())?;
     let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let target = openat(to, name, write, Mode::RUSR | Mode::WUSR)?;
-    if rustix::fs::ioctl_ficlone(&target, &source).is_ok() {
-        return Ok(());
+    content(&source, &target).map(drop)
+}
+
+/// Copies one regular file's content; shares its blocks where the file system can, and keeps its
+/// holes where not. Its size.
+pub fn content(source: &OwnedFd, target: &OwnedFd) -> io::Result<u64> {
+    let size = u64::try_from(fstat(source)?.st_size).unwrap_or(0);
+    if rustix::fs::ioctl_ficlone(target, source).is_ok() {
+        return Ok(size);
     }
-    let size = u64::try_from(fstat(&source)?.st_size).unwrap_or(0);
-    rustix::fs::ftruncate(&target, size)?;
+    rustix::fs::ftruncate(target, size)?;
     let mut at = 0;
     while at < size {
-        let data = match seek(&source, SeekFrom::Data(at)) {
+        let data = match seek(source, SeekFrom::Data(at)) {
             Ok(data) => data,
             // Only a hole is left.
             Err(Errno::NXIO) => break,
             Err(error) => return Err(error.into()),
         };
-        let hole = seek(&source, SeekFrom::Hole(data))?.min(size);
-        copy_range(&source, &target, data, hole)?;
+        let hole = seek(source, SeekFrom::Hole(data))?.min(size);
+        copy_range(source, target, data, hole)?;
         at = hole;
     }
-    Ok(())
+    Ok(size)
 }
 
 fn copy_range(source: &OwnedFd, target: &OwnedFd, from: u64, end: u64) -> io::Result<()> {

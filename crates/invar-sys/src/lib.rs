@@ -12,6 +12,7 @@ pub mod lock;
 pub mod memory;
 pub mod mount;
 pub mod network;
+pub mod probe;
 pub mod process;
 pub mod signal;
 pub mod signal_names;

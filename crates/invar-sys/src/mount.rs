@@ -222,11 +222,26 @@ pub(crate) fn clone_file(path: &Path) -> io::Result<OwnedFd> {
 
 /// Adds attributes to a mount (`mount_setattr(2)`); none is taken away.
 pub fn set_attributes(mount: &OwnedFd, attributes: MountAttrFlags) -> io::Result<()> {
+    change(mount, attributes.bits().into(), 0, 0)
+}
+
+/// As [`set_attributes`], for the mount and everything mounted below it: all of it, or nothing.
+pub fn set_attributes_recursively(mount: &OwnedFd, attributes: MountAttrFlags) -> io::Result<()> {
+    change(mount, attributes.bits().into(), 0, libc::AT_RECURSIVE)
+}
+
+/// Shifts the owners a detached mount shows by the map of a user namespace.
+pub fn set_owner_map(mount: &OwnedFd, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let namespace = u64::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?;
+    change(mount, libc::MOUNT_ATTR_IDMAP, namespace, 0)
+}
+
+fn change(mount: &OwnedFd, attr_set: u64, userns_fd: u64, flags: libc::c_int) -> io::Result<()> {
     let request = libc::mount_attr {
-        attr_set: attributes.bits().into(),
+        attr_set,
         attr_clr: 0,
         propagation: 0,
-        userns_fd: 0,
+        userns_fd,
     };
     // SAFETY: the path is a C string, the request is a whole `mount_attr` of the size given, and
     // the kernel only reads both.
@@ -235,7 +250,7 @@ pub fn set_attributes(mount: &OwnedFd, attributes: MountAttrFlags) -> io::Result
             libc::SYS_mount_setattr,
             mount.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            libc::AT_EMPTY_PATH | flags,
             &raw const request,
             size_of::<libc::mount_attr>(),
         )

@@ -15,9 +15,25 @@ use crate::mount;
 /// A process of a container can reach the file it was started from (`/proc/PID/exe`) and write to
 /// it once nothing executes it (CVE-2019-5736). Through this handle it cannot: the mount refuses.
 pub fn read_only_self() -> io::Result<OwnedFd> {
-    let file = mount::clone_file(std::path::Path::new("/proc/self/exe"))?;
+    let own = std::path::Path::new("/proc/self/exe");
+    let file = match mount::clone_file(own) {
+        // A mount that was detached meanwhile has no copies: executed by such a handle itself.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return executed_read_only(own),
+        file => file?,
+    };
     mount::set_attributes(&file, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
     Ok(file)
+}
+
+/// The file itself, when the mount it was executed from refuses writes.
+fn executed_read_only(own: &std::path::Path) -> io::Result<OwnedFd> {
+    use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, fstatvfs, openat};
+    let file = openat(CWD, own, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    if fstatvfs(&file)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        Ok(file)
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EINVAL))
+    }
 }
 
 /// A command that executes the file behind a handle, which stays open until then.

@@ -40,6 +40,18 @@ impl SignalFd {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
+    /// Waits so long at most; whether a signal is there, which is taken.
+    pub fn wait_for(&self, limit: std::time::Duration) -> io::Result<bool> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let timeout = Timespec::try_from(limit).map_err(io::Error::other)?;
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => Ok(false),
+            Ok(_) => self.wait().map(|_signal| true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Waits for the next signal; its number.
     pub fn wait(&self) -> io::Result<i32> {
         let mut info = [0_u8; size_of::<libc::signalfd_siginfo>()];

@@ -9,7 +9,7 @@ use invar_engine::{ContainerConfig, ContainerId, ContainerName, Engine, EngineEr
 use invar_image::{Config, Image, ImageError, ImageStore, Reference};
 
 use crate::commands::pull::pull;
-use crate::container_config::{self, Host, ImageSettings, Options, PullPolicy};
+use crate::container_config::{self, Host, ImageHealth, ImageSettings, Options, PullPolicy};
 use crate::exit::Advise as _;
 use crate::names;
 use crate::registries::{RegistryFlags, Show};
@@ -47,6 +47,7 @@ pub(crate) fn configure(
         id: found.id.as_str(),
         name: image,
         config: found.config.config().as_ref().unwrap_or(&none),
+        health: ImageHealth::of(&images.raw_config(&found.id)?),
     };
     container_config::resolve(options, command, &settings, &Host::here()?)
 }

@@ -44,7 +44,9 @@ pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
     } else {
         USAGE
     });
-    if let Some((message, hint)) = hints::docker_flag(error) {
+    if let Some((message, hint)) =
+        hints::docker_flag(error).or_else(|| hints::docker_command(error))
+    {
         printer::error(&anyhow::Error::msg(message), Some(hint));
         return code;
     }

@@ -86,31 +86,25 @@ const DOCKER_FLAGS: &[(&[&str], &str)] = &[
         "container networks are not there yet; --network is none or host",
     ),
     (
-        &["--restart"],
-        "restart policies are not there yet; let a systemd unit run: invar run --rm …",
+        &["--device", "--device-cgroup-rule"],
+        "host devices are kept out of containers; let a service on the host own the device and \
+         share a socket or a directory with -v",
     ),
     (
-        &["--device", "--device-cgroup-rule", "--gpus"],
-        "host devices are not there yet",
-    ),
-    (
-        &["--health-cmd", "--health-interval", "--no-healthcheck"],
-        "health checks are not there yet",
+        &["--gpus"],
+        "graphics processors are host devices, and those are kept out of containers",
     ),
     (
         &["--log-driver", "--log-opt"],
-        "logs are kept by Invar and read with: invar logs",
+        "logs are kept by Invar, at most 32 MiB a container, and read with: invar logs",
     ),
     (
-        &[
-            "--userns",
-            "--ipc",
-            "--pid",
-            "--uts",
-            "--cgroupns",
-            "--cgroup-parent",
-        ],
+        &["--userns", "--ipc", "--pid", "--uts", "--cgroupns"],
         "every container has its own namespaces; only --network host is shared on request",
+    ),
+    (
+        &["--cgroup-parent"],
+        "every container's group is below invar/; limit it with -m, --cpus and --pids-limit",
     ),
     (
         &[
@@ -124,6 +118,7 @@ const DOCKER_FLAGS: &[(&[&str], &str)] = &[
     (
         &[
             "--cpuset-cpus",
+            "-c",
             "--cpu-shares",
             "--cpu-quota",
             "--cpu-period",
@@ -139,10 +134,119 @@ const DOCKER_FLAGS: &[(&[&str], &str)] = &[
         "get the image for another machine first: invar pull --platform OS/ARCH IMAGE",
     ),
     (
-        &["--detach-keys", "--sig-proxy", "--attach"],
-        "without -d a container is attached and gets the signals; detaching later is not there",
+        &["--detach-keys", "--sig-proxy", "-a", "--attach"],
+        "without -d a container is attached and gets the signals; start it with -d and use: invar \
+         attach",
+    ),
+    (
+        &["--group-add"],
+        "name the group with the user: --user USER:GROUP; groups the image's /etc/group lists are \
+         given anyway",
+    ),
+    (
+        &["--volumes-from"],
+        "name the volumes themselves: -v NAME:PATH; the other container's are in: invar inspect",
+    ),
+    (
+        &["--volume-driver", "--storage-opt"],
+        "volumes are directories below the state root; mount what another driver gives on the \
+         host, and share it with -v",
+    ),
+    (
+        &["--label-file", "--annotation"],
+        "set each with --label NAME=VALUE",
+    ),
+    (
+        &["--domainname"],
+        "give the whole name: --hostname NAME.DOMAIN",
+    ),
+    (
+        &["--stop-timeout"],
+        "say it when it is stopped: invar stop -t SECONDS",
+    ),
+    (
+        &["--runtime", "--isolation"],
+        "containers are run by Invar itself; there is no other runtime to choose",
+    ),
+    (
+        &["--oom-score-adj", "--memory-swappiness", "--kernel-memory"],
+        "limit memory with -m; what goes beyond is killed inside the container",
+    ),
+    (
+        &[
+            "--blkio-weight",
+            "--blkio-weight-device",
+            "--device-read-bps",
+            "--device-read-iops",
+            "--device-write-bps",
+            "--device-write-iops",
+        ],
+        "limits on disk traffic are not there yet",
+    ),
+    (
+        &["--cpu-rt-period", "--cpu-rt-runtime", "--cpuset-mems"],
+        "limit processor time with --cpus",
+    ),
+    (
+        &["--disable-content-trust"],
+        "leave it out: content is always checked against its digest",
     ),
 ];
+
+/// Commands people know from Docker which Invar answers differently.
+const DOCKER_COMMANDS: &[(&[&str], &str)] = &[
+    (
+        &["build", "buildx", "builder"],
+        "build images with another tool, and bring them in with: invar load",
+    ),
+    (
+        &["commit"],
+        "a container is never made into an image: build a new one; to keep what was changed, use: \
+         invar capture",
+    ),
+    (
+        &["export"],
+        "write its files as a tar stream: invar cp NAME:/ - > NAME.tar",
+    ),
+    (&["info"], "ask what this host can do: invar doctor"),
+    (&["version"], "invar --version"),
+    (&["history"], "its layers are in: invar inspect NAME"),
+    (
+        &[
+            "compose", "stack", "swarm", "service", "node", "secret", "config",
+        ],
+        "start each container with: invar run -d --restart always",
+    ),
+    (
+        &["volume"],
+        "a named volume is made by the first -v NAME:PATH, and is a directory below the state \
+         root's volumes/",
+    ),
+    (&["search"], "search on the registry's own pages"),
+    (
+        &["context"],
+        "containers run on this machine; run invar on the other one over ssh",
+    ),
+    (
+        &["checkpoint"],
+        "memory is not kept across a stop; to freeze a container, use: invar pause",
+    ),
+    (&["trust", "plugin", "manifest"], "there is no such command"),
+];
+
+/// The message and next step for a command of Docker that Invar does not have.
+pub(crate) fn docker_command(error: &clap::Error) -> Option<(String, &'static str)> {
+    if error.kind() != clap::error::ErrorKind::InvalidSubcommand {
+        return None;
+    }
+    let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidSubcommand) else {
+        return None;
+    };
+    DOCKER_COMMANDS
+        .iter()
+        .find(|(commands, _)| commands.contains(&given.as_str()))
+        .map(|(_, hint)| (format!("invar has no command {given}"), *hint))
+}
 
 /// The message and next step for a flag of Docker that Invar does not have.
 pub(crate) fn docker_flag(error: &clap::Error) -> Option<(String, &'static str)> {

@@ -8,6 +8,7 @@ mod commands;
 mod container_config;
 mod creating;
 mod deploying;
+mod doctor;
 mod drill;
 mod engines;
 mod exit;
@@ -17,9 +18,11 @@ mod printer;
 mod privilege;
 mod progress;
 mod registries;
+mod selection;
 mod several;
 mod signals;
 mod terminal;
+mod times;
 
 use std::process::ExitCode;
 

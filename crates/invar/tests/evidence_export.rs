@@ -295,7 +295,6 @@ fn a_redacted_copy_has_no_secrets_and_names_what_it_was_derived_from() {
 }
 
 #[test]
-<<<<<<< HEAD
 fn an_archive_is_verified_with_its_signature_on_any_machine() {
     let host = Host::embedded();
     let (path, _) = exported(&host, &["--without-image"]);
@@ -365,7 +364,9 @@ fn an_archive_is_verified_with_its_signature_on_any_machine() {
     let (code, out, _) = outcome_of(&output);
     assert_eq!(code, Some(3), "{id}");
     assert!(out.contains("no signature in it is of the key"), "{out}");
-=======
+}
+
+#[test]
 fn evidence_in_a_registry_is_found_and_its_image_is_pulled() {
     let host = Host::embedded();
     host.attacked("web", &[]);
@@ -402,5 +403,4 @@ fn evidence_in_a_registry_is_found_and_its_image_is_pulled() {
     let (code, _, said) = outcome_of(&host.output(&["evidence", "export", &id, "--to", "x"]));
     assert_eq!(code, Some(1));
     assert!(said.contains("oci://HOST/REPOSITORY:TAG"), "{said}");
->>>>>>> registry
 }

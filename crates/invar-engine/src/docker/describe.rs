@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bollard::models::{
-    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, HostConfig, MountPoint,
+    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, HealthStatusEnum,
+    HostConfig, MountPoint, RestartPolicyNameEnum,
 };
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use crate::config::{ContainerConfig, Mount, MountKind, Network, Resources, User};
-use crate::container::{Container, ContainerId, ContainerName, ExitStatus, Revision, State};
+use crate::config::{ContainerConfig, Mount, MountKind, Network, Resources, Restart, User};
+use crate::container::{
+    Container, ContainerId, ContainerName, ExitStatus, Health, HealthStatus, Revision, State,
+};
 use crate::error::{EngineError, Result};
 
 /// Docker prints this for "never".
@@ -42,7 +45,30 @@ pub(super) fn container(
         created_at: timestamp(answer.created.as_ref().map(ToString::to_string).as_deref())
             .unwrap_or(Timestamp::UNIX_EPOCH),
         started_at: timestamp(state.started_at.as_deref()),
+        restarts: answer
+            .restart_count
+            .and_then(|count| u32::try_from(count).ok())
+            .unwrap_or(0),
+        health: state.health.as_ref().and_then(health),
         state: state_of(&state),
+    })
+}
+
+/// The verdict; the daemon's own inspection has the checks.
+fn health(answer: &bollard::models::Health) -> Option<Health> {
+    let status = match answer.status? {
+        HealthStatusEnum::STARTING => HealthStatus::Starting,
+        HealthStatusEnum::HEALTHY => HealthStatus::Healthy,
+        HealthStatusEnum::UNHEALTHY => HealthStatus::Unhealthy,
+        HealthStatusEnum::EMPTY | HealthStatusEnum::NONE => return None,
+    };
+    Some(Health {
+        status,
+        failing_streak: answer
+            .failing_streak
+            .and_then(|streak| u32::try_from(streak).ok())
+            .unwrap_or(0),
+        log: Vec::new(),
     })
 }
 
@@ -105,6 +131,9 @@ fn config(answer: &ContainerInspectResponse) -> Result<ContainerConfig> {
         stop_signal: config.stop_signal.unwrap_or_else(|| "SIGTERM".to_owned()),
         auto_remove: host.auto_remove.unwrap_or(false),
         labels,
+        restart: restart(&host),
+        // The daemon runs it.
+        health: None,
     })
 }
 
@@ -117,6 +146,23 @@ fn network(mode: &str) -> Network {
         "none" => Network::None,
         "host" => Network::Host,
         other => Network::Named(other.to_owned()),
+    }
+}
+
+fn restart(host: &HostConfig) -> Restart {
+    let Some(policy) = &host.restart_policy else {
+        return Restart::No;
+    };
+    match policy.name {
+        Some(RestartPolicyNameEnum::ALWAYS) => Restart::Always,
+        Some(RestartPolicyNameEnum::UNLESS_STOPPED) => Restart::UnlessStopped,
+        Some(RestartPolicyNameEnum::ON_FAILURE) => Restart::OnFailure {
+            most: policy
+                .maximum_retry_count
+                .and_then(|most| u32::try_from(most).ok())
+                .filter(|most| *most > 0),
+        },
+        _ => Restart::No,
     }
 }
 

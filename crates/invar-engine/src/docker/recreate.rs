@@ -116,7 +116,11 @@ fn body(
 /// `--ulimit` (`nofile`).
 fn plain_limits(host: &mut HostConfig) {
     for limit in host.ulimits.iter_mut().flatten() {
-        if let Some(name) = limit.name.as_deref().and_then(|name| name.strip_prefix("RLIMIT_")) {
+        if let Some(name) = limit
+            .name
+            .as_deref()
+            .and_then(|name| name.strip_prefix("RLIMIT_"))
+        {
             limit.name = Some(name.to_ascii_lowercase());
         }
     }

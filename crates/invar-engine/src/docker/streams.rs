@@ -44,6 +44,8 @@ pub(super) fn logs(
         .stderr(true)
         .follow(options.follow)
         .timestamps(options.timestamps)
+        .since(seconds(options.since, 0))
+        .until(seconds(options.until, 1))
         .tail(&tail)
         .build();
     runtime.block_on(async {
@@ -57,6 +59,12 @@ pub(super) fn logs(
         }
         Ok(())
     })
+}
+
+/// The API counts whole seconds; 0 is no bound.
+fn seconds(time: Option<jiff::Timestamp>, round_up: i64) -> i32 {
+    let seconds = time.map_or(0, |time| time.as_second() + round_up);
+    i32::try_from(seconds).unwrap_or(i32::MAX)
 }
 
 /// Writes an image as `docker save` does.

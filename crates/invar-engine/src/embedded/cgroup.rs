@@ -11,6 +11,7 @@ use fs_err as fs;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::devices;
+use crate::config::Resources;
 use crate::container::ContainerId;
 use crate::error::{EngineError, Result};
 
@@ -18,6 +19,8 @@ use crate::error::{EngineError, Result};
 const MOUNT: &str = "/sys/fs/cgroup";
 /// All containers of this engine are below this group.
 const PARENT: &str = "invar";
+/// The scheduler's accounting period in microseconds, Docker's.
+pub(super) const CPU_PERIOD: u64 = 100_000;
 /// How long the kernel may take to freeze or to let go of a group.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest pause between two looks.
@@ -172,6 +175,58 @@ impl Group {
             self.thaw().ok();
             std::thread::sleep(PAUSE);
         }
+    }
+
+    /// Changes the limits that differ. Swap is limited with memory, as the runtime does.
+    pub(super) fn limit(&self, old: &Resources, new: &Resources) -> Result<()> {
+        if old.memory != new.memory {
+            self.limit_memory(old.memory, new.memory)?;
+        }
+        if old.nano_cpus != new.nano_cpus {
+            let quota = new
+                .nano_cpus
+                .map(|nano_cpus| nano_cpus / (1_000_000_000 / CPU_PERIOD));
+            if self.is_unified {
+                let quota = quota.map_or("max".to_owned(), |quota| quota.to_string());
+                let file = self.directory("").join("cpu.max");
+                write(&file, &format!("{quota} {CPU_PERIOD}"))?;
+            } else {
+                let directory = self.directory("cpu");
+                write(
+                    &directory.join("cpu.cfs_period_us"),
+                    &CPU_PERIOD.to_string(),
+                )?;
+                let quota = quota.map_or("-1".to_owned(), |quota| quota.to_string());
+                write(&directory.join("cpu.cfs_quota_us"), &quota)?;
+            }
+        }
+        if old.pids != new.pids {
+            let directory = self.directory(if self.is_unified { "" } else { "pids" });
+            write(&directory.join("pids.max"), &new.pids.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn limit_memory(&self, old: Option<u64>, new: Option<u64>) -> Result<()> {
+        let text = |none: &str| new.map_or(none.to_owned(), |bytes| bytes.to_string());
+        if self.is_unified {
+            return write(&self.directory("").join("memory.max"), &text("max"));
+        }
+        let directory = self.directory("memory");
+        let memory = directory.join("memory.limit_in_bytes");
+        let with_swap = directory.join("memory.memsw.limit_in_bytes");
+        let has_swap_limit = with_swap.exists() && {
+            let now = fs::read_to_string(&with_swap).unwrap_or_default();
+            // The kernel's "no limit" is a number near the largest.
+            now.trim().parse().is_ok_and(|now: u64| now < 1 << 60)
+        };
+        // Memory may never be more than memory and swap together, also in between.
+        let grows = new.is_none_or(|new| old.is_some_and(|old| new > old));
+        let mut files = vec![memory];
+        if has_swap_limit {
+            files.insert(usize::from(!grows), with_swap);
+        }
+        files.iter().try_for_each(|file| write(file, &text("-1")))
     }
 
     /// How many processes the kernel killed for want of memory.

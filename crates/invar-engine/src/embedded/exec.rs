@@ -12,6 +12,7 @@ use invar_sys::process::{command, inherit, inherited, read_only_self};
 use invar_sys::signal::{SIGCHLD, SIGWINCH, SignalFd};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
+use rustix::event::PollFlags;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
@@ -32,21 +33,21 @@ use crate::error::{EngineError, Result};
 
 /// What the helper is told.
 #[derive(Debug, Serialize, Deserialize)]
-struct Request {
-    id: ContainerId,
-    directory: PathBuf,
+pub(super) struct Request {
+    pub(super) id: ContainerId,
+    pub(super) directory: PathBuf,
     /// The program, as the OCI runtime specification describes a process.
-    process: serde_json::Value,
-    cwd: PathBuf,
-    capabilities: Vec<String>,
-    tty: bool,
-    interactive: bool,
+    pub(super) process: serde_json::Value,
+    pub(super) cwd: PathBuf,
+    pub(super) capabilities: Vec<String>,
+    pub(super) tty: bool,
+    pub(super) interactive: bool,
 }
 
 /// How it went, as the helper tells it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Answer {
+pub(super) enum Answer {
     Ended(u8),
     Failed(Failure),
 }
@@ -159,7 +160,10 @@ fn run(request: &Request) -> std::result::Result<u8, Failure> {
     let mut pump = terminal.map(|master| Pump::of_terminal(master, request.interactive));
     loop {
         let is_signalled = match &mut pump {
-            Some(pump) => pump.step(Some(signals.as_fd()), None),
+            Some(pump) => {
+                let (ready, _shown) = pump.step(&[(signals.as_fd(), PollFlags::IN)], None);
+                ready.first() == Some(&true)
+            }
             None => true,
         };
         if !is_signalled {

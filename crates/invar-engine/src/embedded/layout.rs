@@ -7,9 +7,11 @@
 //!                 work/      overlayfs needs it beside upper
 //!                 etc/       where hosts, hostname, resolv.conf are, in the shim's own namespace
 //!                 log        its output; log.1 what came before that
+//!                 health     what its health check has found
 //!                 rootfs/    where its root is mounted, in the shim's own namespace
 //!                 runtime/   what the runtime keeps of a run
 //! volumes/<name>/            files of a named volume
+//! events, events.1           what happened to containers
 //! ```
 
 use std::os::unix::fs::DirBuilderExt as _;
@@ -75,6 +77,11 @@ impl Directory {
 
     pub(super) fn log(&self) -> PathBuf {
         self.0.join("log")
+    }
+
+    /// What its health check has found.
+    pub(super) fn health(&self) -> PathBuf {
+        self.0.join("health")
     }
 
     /// What [`Directory::log`] was when it had grown too long.

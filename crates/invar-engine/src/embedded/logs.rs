@@ -1,11 +1,13 @@
 //! Reading a container's log; its form is in [`super::shim`].
 
+use std::cmp::Ordering;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use fs_err as fs;
+use jiff::Timestamp;
 
 use super::layout::Directory;
 use crate::engine::{LogOptions, LogStream};
@@ -27,6 +29,8 @@ pub(super) fn read(
 ) -> Result<()> {
     let mut lines = Lines {
         timestamps: options.timestamps,
+        since: options.since,
+        until: options.until,
         is_new_line: true,
         line: Vec::new(),
         each,
@@ -64,7 +68,8 @@ pub(super) fn read(
                 continue;
             }
         }
-        if is_last_look {
+        let is_over = options.until.is_some_and(|until| until < Timestamp::now());
+        if is_last_look || is_over {
             return Ok(());
         }
         std::thread::sleep(PAUSE);
@@ -112,6 +117,8 @@ fn beginning(directory: &Directory, tail: Option<usize>) -> Result<(Option<u64>,
 /// Hands on whole lines.
 struct Lines<'a> {
     timestamps: bool,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
     is_new_line: bool,
     line: Vec<u8>,
     each: &'a mut dyn FnMut(LogStream, &[u8]) -> bool,
@@ -131,6 +138,11 @@ impl Lines<'_> {
                 return Ok(true);
             }
             let go_on = parse(&self.line).is_none_or(|entry| {
+                match entry.place(self.since, self.until) {
+                    Ordering::Less => return true,
+                    Ordering::Greater => return false,
+                    Ordering::Equal => {}
+                }
                 let with_time = self.timestamps && self.is_new_line;
                 self.is_new_line = entry.is_whole;
                 (self.each)(entry.stream, &entry.text(with_time))
@@ -151,6 +163,22 @@ struct Entry<'a> {
 }
 
 impl Entry<'_> {
+    /// Whether it is before, within or after the times asked for. Times are compared only when
+    /// somebody asks; a line without one counts as within.
+    fn place(&self, since: Option<Timestamp>, until: Option<Timestamp>) -> Ordering {
+        if since.is_none() && until.is_none() {
+            return Ordering::Equal;
+        }
+        let time = std::str::from_utf8(self.time)
+            .ok()
+            .and_then(|text| text.parse::<Timestamp>().ok());
+        match time {
+            Some(time) if since.is_some_and(|since| time < since) => Ordering::Less,
+            Some(time) if until.is_some_and(|until| time > until) => Ordering::Greater,
+            _ => Ordering::Equal,
+        }
+    }
+
     fn text(&self, with_time: bool) -> Vec<u8> {
         let mut text = Vec::with_capacity(self.content.len() + 40);
         if with_time {
@@ -288,6 +316,33 @@ mod tests {
                 .map(|(_, t)| t)
                 .collect();
             assert_eq!(text, expected, "tail {tail:?}");
+        }
+    }
+
+    #[test]
+    fn only_lines_within_the_times_asked_for_are_shown() {
+        let second = |n: i64| Timestamp::from_second(n).unwrap();
+        let lines = (1..=5)
+            .map(|n| format!("{:.9} stdout F {n}\n", second(n)))
+            .collect::<Vec<_>>()
+            .concat();
+        let (_stage, directory) = log(&lines);
+        for (since, until, expected) in [
+            (Some(3), None, "3\n4\n5\n"),
+            (None, Some(2), "1\n2\n"),
+            (Some(2), Some(4), "2\n3\n4\n"),
+            (Some(9), None, ""),
+        ] {
+            let options = LogOptions {
+                since: since.map(second),
+                until: until.map(second),
+                ..LogOptions::default()
+            };
+            let text: String = shown(&directory, &options)
+                .into_iter()
+                .map(|(_, t)| t)
+                .collect();
+            assert_eq!(text, expected, "{since:?} {until:?}");
         }
     }
 

@@ -11,19 +11,24 @@
 //! read from what the last step left on disk and in the kernel. Steps that were killed half-way
 //! are finished or undone by the next command that looks.
 
+mod attach;
+mod boot;
 mod cgroup;
 mod channel;
 mod devices;
 mod exec;
 mod init;
+mod journal;
 mod layout;
 mod logs;
 mod registry;
+mod restart;
 mod root;
 mod runtime;
 mod shim;
 mod start;
 mod status;
+mod update;
 mod users;
 mod volumes;
 
@@ -44,11 +49,19 @@ use rustix::process::WaitStatus;
 use self::cgroup::Group;
 use self::layout::{Directory, Layout};
 use self::registry::{Entry, Registry};
-use self::status::{Record, Status};
+use self::runtime::spec;
+use self::status::{Now, Phase, Record, Run, Status};
 use crate::config::{ContainerConfig, MountKind};
-use crate::container::{Container, ContainerId, ContainerName, ExitStatus, RootFs, State};
-use crate::engine::{Engine, ExecConfig, LogOptions, LogStream, Stdio};
+use crate::container::{
+    Container, ContainerId, ContainerName, ExitStatus, Health, HealthStatus, RootFs, State,
+};
+use crate::engine::{
+    Attached, Attachment, Engine, ExecConfig, LogOptions, LogStream, Stdio, Update,
+};
 use crate::error::{EngineError, Result};
+use crate::files::Files;
+
+pub use self::journal::{Event, EventOptions};
 
 /// The engine's name before a colon.
 pub const KIND: &str = "embedded";
@@ -65,12 +78,13 @@ pub struct EmbeddedEngine {
 }
 
 /// Runs one of the roles this program plays besides its commands, when the first argument names
-/// one: the shim, the helper of `exec`, a container's init. They come before everything else a
+/// one: the shim, what it becomes while it waits, the helper of `exec`, a container's init. They come before everything else a
 /// program does at its start, because they must stay small and single-threaded.
 pub fn play_role(args: &[String]) -> Option<ExitCode> {
     let (role, rest) = args.get(1..)?.split_first()?;
     match role.as_str() {
         "shim" => Some(shim::main(rest)),
+        "shim-restart" => Some(restart::main(rest)),
         "exec-helper" => Some(exec::main(rest)),
         "init" => Some(init::main(rest)),
         _ => None,
@@ -103,16 +117,12 @@ impl EmbeddedEngine {
         let mut status = Status::open(&directory)?;
         // The lock first: a shim records the end before it lets go.
         let is_locked = status.is_locked()?;
-        let mut records = status.records()?;
-        if !is_locked && is_unfinished(&records) {
-            end_orphan(entry, &directory, &mut status)?;
-            records = status.records()?;
+        let mut now = status.now()?;
+        if !is_locked && now.phase.is_unfinished() {
+            self.end_orphan(entry, &directory, &mut status)?;
+            now = status.now()?;
         }
-        let started = records.iter().rev().find_map(|record| match record {
-            Record::Started { init, at, .. } => Some((*init, *at)),
-            _ => None,
-        });
-        let state = state_of(&entry.id, &records);
+        let state = state_of(&entry.id, &now.phase);
         let is_up = matches!(state, State::Running | State::Paused);
         Ok(Container {
             id: entry.id.clone(),
@@ -120,11 +130,75 @@ impl EmbeddedEngine {
             engine: KIND,
             revision: entry.config.revision(),
             config: entry.config.clone(),
-            init_pid: started.filter(|_| is_up).map(|(init, _)| init.pid),
+            init_pid: now.started.filter(|_| is_up).map(|(init, _, _)| init.pid),
             created_at: entry.created_at,
-            started_at: started.map(|(_, at)| at),
+            started_at: now.started.map(|(_, _, at)| at),
+            restarts: now.restarts,
+            health: is_up
+                .then(|| health_of(&entry.config, &directory, &now))
+                .flatten(),
             state,
         })
+    }
+
+    /// Ends a run that nobody supervises any more: its shim, or the command that started it, was
+    /// killed.
+    fn end_orphan(&self, entry: &Entry, directory: &Directory, status: &mut Status) -> Result<()> {
+        if !status.try_lock()? {
+            // Another command is at it, or it is being started again.
+            return Ok(());
+        }
+        let now = status.now()?;
+        let error = |text: &str| Some(text.to_owned());
+        let (code, error) = match now.phase {
+            Phase::Starting(_) | Phase::StartingAgain(_) => {
+                (125, error("its start was interrupted"))
+            }
+            Phase::Up => (137, error("its shim was killed; the container was ended")),
+            Phase::Waiting(ended, _) => (
+                ended.code,
+                error("what was to start it again was killed while it waited"),
+            ),
+            Phase::Created | Phase::Ended(_) => return Ok(()),
+        };
+        clear_run(&entry.id, directory)?;
+        status.append(&Record::Ended(ExitStatus {
+            code,
+            oom_killed: false,
+            error,
+            finished_at: Timestamp::now(),
+        }))?;
+        self.tell(entry, "die", &[("exit_code", &code.to_string())]);
+        Ok(())
+    }
+
+    /// Adds to the journal.
+    fn tell(&self, entry: &Entry, action: &str, attributes: &[(&str, &str)]) {
+        let attributes = attributes
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        journal::record(
+            self.layout.root(),
+            &Event {
+                time: Timestamp::now(),
+                kind: "container".to_owned(),
+                action: action.to_owned(),
+                id: entry.id.as_str().to_owned(),
+                name: entry.name.as_str().to_owned(),
+                image: entry.config.image_name.clone(),
+                attributes,
+            },
+        );
+    }
+
+    /// Hands on what happened to containers, oldest first; with `follow`, goes on.
+    pub fn events(
+        &self,
+        options: &EventOptions,
+        each: &mut dyn FnMut(&Event) -> bool,
+    ) -> Result<()> {
+        journal::read(self.layout.root(), options, each)
     }
 
     fn up(&self, id: &ContainerId) -> Result<(Entry, Container)> {
@@ -139,11 +213,43 @@ impl EmbeddedEngine {
     /// The identities of the first process and the shim of the last run.
     fn run_of(&self, id: &ContainerId) -> Result<Option<(Identity, Identity)>> {
         let mut status = Status::open(&self.layout.container(id))?;
-        let records = status.records()?;
-        Ok(records.iter().rev().find_map(|record| match record {
-            Record::Started { init, shim, .. } => Some((*init, *shim)),
-            _ => None,
-        }))
+        let started = status.now()?.started;
+        Ok(started.map(|(init, shim, _)| (init, shim)))
+    }
+
+    /// Records that somebody wants the container to end, so that no policy starts it again.
+    fn request_stop(&self, id: &ContainerId) -> Result<()> {
+        Status::open(&self.layout.container(id))?.append(&Record::StopRequested)
+    }
+
+    /// Ends the wait of a container that was to be started again.
+    fn stop_waiting(&self, id: &ContainerId) -> Result<ExitStatus> {
+        let failed = |source: std::io::Error| EngineError::Runtime {
+            action: "keep the container from being started again",
+            reason: source.to_string(),
+        };
+        let entry = self.registry.get(id)?;
+        let mut status = Status::open(&self.layout.container(id))?;
+        loop {
+            match status.now()?.phase {
+                Phase::Waiting(_, shim) => {
+                    if let Some(process) = shim.open().map_err(failed)? {
+                        send_signal(process.as_fd(), SIGTERM).map_err(failed)?;
+                        wait_for_end(process.as_fd(), Duration::from_secs(1)).map_err(failed)?;
+                    }
+                    self.observe(&entry)?;
+                }
+                Phase::Starting(_) | Phase::StartingAgain(_) => {
+                    self.observe(&entry)?;
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Phase::Ended(ended) => return Ok(ended),
+                // It was started just before it heard.
+                Phase::Created | Phase::Up => {
+                    return self.stop(id, Duration::from_secs(10));
+                }
+            }
+        }
     }
 
     fn signal(&self, id: &ContainerId, signal: i32) -> Result<()> {
@@ -160,11 +266,47 @@ impl EmbeddedEngine {
         Ok(())
     }
 
+    /// Ends one for a shutdown: nothing waits to start it again, and nothing says that it was not
+    /// wanted.
+    fn shut_down_one(&self, container: &Container, timeout: Duration) -> Result<()> {
+        let id = &container.id;
+        let was_wanted = !Status::open(&self.layout.container(id))?
+            .now()?
+            .is_stop_requested;
+        self.stop(id, timeout)?;
+        if was_wanted {
+            Status::open(&self.layout.container(id))?.append(&Record::WantedAgain)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a signal, and after `timeout` `SIGKILL`.
+    fn end(&self, id: &ContainerId, signal: i32, timeout: Duration) -> Result<ExitStatus> {
+        let run = self.run_of(id)?;
+        let group = Group::of(id);
+        self.signal(id, signal)?;
+        if group.is_frozen() {
+            group.thaw()?;
+        }
+        let process = run.and_then(|(init, _)| init.open().ok().flatten());
+        if let Some(process) = process {
+            let ended = wait_for_end(process.as_fd(), timeout);
+            if !ended.is_ok_and(|ended| ended) {
+                self.signal(id, SIGKILL)?;
+            }
+        }
+        self.wait(id)
+    }
+
     /// Removes a container that is not running from the registry and from disk.
     fn discard(&self, id: &ContainerId) -> Result<()> {
-        let volumes = self.registry.get(id).map(|entry| entry.config.mounts);
+        let entry = self.registry.get(id);
         self.registry.delete(id)?;
         self.discard_files(id)?;
+        if let Ok(entry) = &entry {
+            self.tell(entry, "destroy", &[]);
+        }
+        let volumes = entry.map(|entry| entry.config.mounts);
         for mount in volumes.into_iter().flatten() {
             if let MountKind::Volume { name } = &mount.kind
                 && is_anonymous(name)
@@ -219,6 +361,7 @@ impl Engine for EmbeddedEngine {
             created_at: Timestamp::now(),
         };
         self.create_entry(&entry)?;
+        self.tell(&entry, "create", &[]);
         Ok(entry.id)
     }
 
@@ -265,16 +408,21 @@ impl Engine for EmbeddedEngine {
             Some(status) => status,
             None => Status::open(&self.layout.container(id))?,
         };
+        let policy = self.registry.get(id).map(|entry| entry.config.restart);
+        let is_started_again = policy.is_ok_and(|policy| !policy.is_no());
+        let mut waited_for = None;
         loop {
-            let shim = status
-                .records()?
-                .iter()
-                .rev()
-                .find_map(|record| match record {
-                    Record::Started { shim, .. } => Some(*shim),
-                    _ => None,
-                });
-            if let Some(process) = shim.and_then(|shim| shim.open().ok().flatten()) {
+            let records = status.records()?;
+            let now = Now::of(&records);
+            let run = waited_for.get_or_insert(now.started);
+            if let Some(ended) = ended_after(&records, *run) {
+                return Ok(ended);
+            }
+            // With a policy the shim lives on, to start it again.
+            let process = now
+                .started
+                .map(|(init, shim, _)| if is_started_again { init } else { shim });
+            if let Some(process) = process.and_then(|process| process.open().ok().flatten()) {
                 wait_for_end(process.as_fd(), Duration::from_hours(1)).map_err(|source| {
                     EngineError::Runtime {
                         action: "wait for the container",
@@ -282,20 +430,31 @@ impl Engine for EmbeddedEngine {
                     }
                 })?;
             }
-            if let Some(Record::Ended(ended)) = status.records()?.pop() {
+            if let Some(ended) = ended_after(&status.records()?, *run) {
                 return Ok(ended);
+            }
+            if now.started.is_none() {
+                *run = None;
             }
             // Never started, just starting, or its shim was killed: looking ends that one.
             if let State::Exited(ended) = self.observe(&self.registry.get(id)?)?.state {
                 return Ok(ended);
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(if is_started_again {
+                Duration::from_millis(2)
+            } else {
+                Duration::from_millis(20)
+            });
         }
     }
 
     fn kill(&self, id: &ContainerId, signal: i32) -> Result<()> {
-        self.up(id)?;
+        let (entry, _) = self.up(id)?;
+        if signal == SIGKILL || signal == signal_number(&entry.config.stop_signal) {
+            self.request_stop(id)?;
+        }
         self.signal(id, signal)?;
+        self.tell(&entry, "kill", &[("signal", &signal.to_string())]);
         if signal == SIGKILL && Group::of(id).is_frozen() {
             // A frozen process of a v1 group dies only once it is thawed.
             Group::of(id).thaw()?;
@@ -304,41 +463,44 @@ impl Engine for EmbeddedEngine {
     }
 
     fn stop(&self, id: &ContainerId, timeout: Duration) -> Result<ExitStatus> {
+        let entry = self.registry.get(id)?;
+        self.stop_with(id, signal_number(&entry.config.stop_signal), timeout)
+    }
+
+    fn stop_with(&self, id: &ContainerId, signal: i32, timeout: Duration) -> Result<ExitStatus> {
+        let entry = self.registry.get(id)?;
+        if matches!(self.observe(&entry)?.state, State::Restarting(_)) {
+            self.request_stop(id)?;
+            return self.stop_waiting(id);
+        }
         let (entry, _) = self.up(id)?;
-        let signal = signal_number(&entry.config.stop_signal);
-        let run = self.run_of(id)?;
-        let group = Group::of(id);
-        self.signal(id, signal)?;
-        if group.is_frozen() {
-            group.thaw()?;
-        }
-        let process = run.and_then(|(init, _)| init.open().ok().flatten());
-        if let Some(process) = process {
-            let ended = wait_for_end(process.as_fd(), timeout);
-            if !ended.is_ok_and(|ended| ended) {
-                self.signal(id, SIGKILL)?;
-            }
-        }
-        self.wait(id)
+        self.request_stop(id)?;
+        let ended = self.end(id, signal, timeout)?;
+        self.tell(&entry, "stop", &[]);
+        Ok(ended)
     }
 
     fn pause(&self, id: &ContainerId) -> Result<()> {
         let (entry, container) = self.up(id)?;
         match container.state {
-            State::Paused => Err(wrong_state(&entry.name, &container.state, "running")),
+            State::Paused => return Err(wrong_state(&entry.name, &container.state, "running")),
             _ => Group::of(id).freeze().or_else(|error| {
                 // It may have ended just now, and its group with it.
                 self.up(id).and(Err(error))
-            }),
+            })?,
         }
+        self.tell(&entry, "pause", &[]);
+        Ok(())
     }
 
     fn resume(&self, id: &ContainerId) -> Result<()> {
         let (entry, container) = self.up(id)?;
         match container.state {
-            State::Paused => Group::of(id).thaw(),
-            state => Err(wrong_state(&entry.name, &state, "paused")),
+            State::Paused => Group::of(id).thaw()?,
+            state => return Err(wrong_state(&entry.name, &state, "paused")),
         }
+        self.tell(&entry, "unpause", &[]);
+        Ok(())
     }
 
     fn processes(&self, id: &ContainerId) -> Result<Vec<u32>> {
@@ -352,7 +514,13 @@ impl Engine for EmbeddedEngine {
     fn exec(&self, id: &ContainerId, exec: &ExecConfig) -> Result<u8> {
         let (entry, container) = self.up(id)?;
         match (&container.state, container.init_pid) {
-            (State::Running, Some(init)) => self.exec_in(&entry, init, exec),
+            (State::Running, Some(init)) => {
+                let program = exec.args.first().map_or("", String::as_str);
+                self.tell(&entry, "exec_start", &[("program", program)]);
+                let code = self.exec_in(&entry, init, exec)?;
+                self.tell(&entry, "exec_die", &[("exit_code", &code.to_string())]);
+                Ok(code)
+            }
             (state, _) => Err(wrong_state(&entry.name, state, "running")),
         }
     }
@@ -377,8 +545,60 @@ impl Engine for EmbeddedEngine {
         root::open(&self.images, &self.layout.container(id), &entry.config)
     }
 
+    fn open_files(&self, id: &ContainerId) -> Result<Files> {
+        let entry = self.registry.get(id)?;
+        let container = self.observe(&entry)?;
+        if let (Some(init), Some((identity, _))) = (container.init_pid, self.run_of(id)?)
+            && identity.pid == init
+        {
+            let files = Files::of_running(init)?;
+            // Opened while it was still the same process.
+            return match identity.open() {
+                Ok(Some(_)) => Ok(files),
+                _ => self.open_files(id),
+            };
+        }
+        let directory = self.layout.container(id);
+        // Nobody starts it while its root is mounted here.
+        let claim = start::claim(self, &entry, &directory)?;
+        let handle = claim.handle().try_clone_to_owned();
+        Ok(Files {
+            root: root::mount(&self.images, &directory, &entry.config)?,
+            hidden: spec::mounted_on(&entry.config),
+            is_read_only: !entry.config.writable,
+            _claim: Some(
+                handle.map_err(|error| EngineError::io("lock", &directory.status(), error))?,
+            ),
+        })
+    }
+
     fn rename(&self, id: &ContainerId, name: &ContainerName) -> Result<()> {
-        self.registry.rename(id, name)
+        let old = self.registry.get(id)?;
+        self.registry.rename(id, name)?;
+        let entry = Entry {
+            name: name.clone(),
+            ..old.clone()
+        };
+        self.tell(&entry, "rename", &[("old_name", old.name.as_str())]);
+        Ok(())
+    }
+
+    fn update(&self, id: &ContainerId, update: &Update) -> Result<()> {
+        update::update(self, id, update)
+    }
+
+    fn attach(&self, id: &ContainerId, attachment: &Attachment) -> Result<Attached> {
+        let (_, container) = self.up(id)?;
+        let directory = self.layout.container(&container.id);
+        attach::attach(&directory, &container, attachment)
+    }
+
+    fn boot(&self) -> Result<Vec<(Container, Result<()>)>> {
+        boot::start_all(self)
+    }
+
+    fn shut_down(&self, timeout: Duration) -> Result<Vec<(Container, Result<()>)>> {
+        boot::end_all(self, timeout)
     }
 
     fn remove(&self, id: &ContainerId, force: bool) -> Result<()> {
@@ -390,6 +610,11 @@ impl Engine for EmbeddedEngine {
             }
             self.kill(id, SIGKILL)?;
             self.wait(id)?;
+        } else if matches!(state, State::Restarting(_)) {
+            if !force {
+                return Err(wrong_state(&entry.name, &state, "stopped"));
+            }
+            self.stop(id, Duration::ZERO)?;
         }
         let directory = self.layout.container(id);
         let claimed = match start::claim(self, &entry, &directory) {
@@ -407,40 +632,45 @@ impl Engine for EmbeddedEngine {
     }
 }
 
-/// The state that records tell of, and whether the kernel has frozen it.
-fn state_of(id: &ContainerId, records: &[Record]) -> State {
-    let is_starting = matches!(records.last(), Some(Record::Starting));
-    match records.iter().nth_back(usize::from(is_starting)) {
-        Some(Record::Ended(status)) => State::Exited(status.clone()),
-        Some(Record::Started { .. }) if is_starting => State::Created,
-        Some(Record::Started { .. }) if Group::of(id).is_frozen() => State::Paused,
-        Some(Record::Started { .. }) => State::Running,
-        _ => State::Created,
+/// The state that a phase means, and whether the kernel has frozen it.
+fn state_of(id: &ContainerId, phase: &Phase) -> State {
+    match phase {
+        Phase::Created | Phase::Starting(None) => State::Created,
+        Phase::Starting(Some(ended)) | Phase::Ended(ended) => State::Exited(ended.clone()),
+        Phase::Waiting(ended, _) | Phase::StartingAgain(ended) => State::Restarting(ended.clone()),
+        Phase::Up if Group::of(id).is_frozen() => State::Paused,
+        Phase::Up => State::Running,
     }
 }
 
-/// Ends a run that nobody supervises any more: its shim, or the command that started it, was
-/// killed.
-fn end_orphan(entry: &Entry, directory: &Directory, status: &mut Status) -> Result<()> {
-    if !status.try_lock()? {
-        // Another command is at it, or it is being started again.
-        return Ok(());
-    }
-    let records = status.records()?;
-    if !is_unfinished(&records) {
-        return Ok(());
-    }
-    let (code, error) = match records.last() {
-        Some(Record::Starting) => (125, "its start was interrupted"),
-        _ => (137, "its shim was killed; the container was ended"),
+/// How the run that began so ended; `None` while it has not. Without a run, how the container is.
+fn ended_after(records: &[Record], run: Option<Run>) -> Option<ExitStatus> {
+    let Some((_, _, began)) = run else {
+        return match records.last() {
+            Some(Record::Ended(ended)) => Some(ended.clone()),
+            _ => None,
+        };
     };
-    clear_run(&entry.id, directory)?;
-    status.append(&Record::Ended(ExitStatus {
-        code,
-        oom_killed: false,
-        error: Some(error.to_owned()),
-        finished_at: Timestamp::now(),
-    }))
+    records
+        .iter()
+        .skip_while(|record| !matches!(record, Record::Started { at, .. } if *at == began))
+        .find_map(|record| match record {
+            Record::Ended(ended) => Some(ended.clone()),
+            _ => None,
+        })
+}
+
+/// What the health check says: the verdict from the records, the checks from the file beside them.
+fn health_of(config: &ContainerConfig, directory: &Directory, now: &Now) -> Option<Health> {
+    config.health.as_ref()?;
+    let status = now.health.unwrap_or(HealthStatus::Starting);
+    let mut health = shim::health::read(directory).unwrap_or(Health {
+        status,
+        failing_streak: 0,
+        log: Vec::new(),
+    });
+    health.status = status;
+    Some(health)
 }
 
 /// Kills and removes what a run may have left behind; nothing of it is needed any more.
@@ -457,14 +687,6 @@ fn clear_run(id: &ContainerId, directory: &Directory) -> Result<()> {
     }
     let runtime = directory.runtime();
     invar_sys::tree::remove(&runtime).map_err(|source| EngineError::io("remove", &runtime, source))
-}
-
-/// Whether the last record is one that a later one must follow.
-fn is_unfinished(records: &[Record]) -> bool {
-    matches!(
-        records.last(),
-        Some(Record::Starting | Record::Started { .. })
-    )
 }
 
 /// As Docker counts: the code, or 128 and the signal.
@@ -490,6 +712,7 @@ fn state_name(state: &State) -> &'static str {
         State::Running => "running",
         State::Paused => "paused",
         State::Exited(_) => "stopped",
+        State::Restarting(_) => "waiting to be started again",
     }
 }
 

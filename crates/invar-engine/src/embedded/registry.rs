@@ -64,6 +64,16 @@ impl Registry {
         })
     }
 
+    /// Asks a container to be something else.
+    pub(super) fn set_config(&self, id: &ContainerId, config: &ContainerConfig) -> Result<()> {
+        let config = serde_json::to_string(config).expect("a configuration is plain data");
+        let sql = "UPDATE containers SET config = ?2 WHERE id = ?1";
+        match self.0.connection().execute(sql, (id.as_str(), &config))? {
+            0 => Err(not_found(id.as_str())),
+            _ => Ok(()),
+        }
+    }
+
     /// Forgets a container.
     pub(super) fn delete(&self, id: &ContainerId) -> Result<()> {
         let sql = "DELETE FROM containers WHERE id = ?1";

@@ -16,10 +16,11 @@ use rustix::thread::CapabilitySet;
 
 use super::layout::{self, Directory};
 use super::registry::Entry;
+use super::restart::History;
 use super::runtime::{program, spec};
-use super::shim::{Answer, Request};
+use super::shim::{Answer, Request, health};
 use super::status::{Record, Status};
-use super::{EmbeddedEngine, cgroup, channel, root, users, volumes};
+use super::{EmbeddedEngine, cgroup, channel, exec, root, users, volumes};
 use crate::config::{ContainerConfig, Network};
 use crate::container::{ContainerId, State};
 use crate::engine::Stdio;
@@ -34,6 +35,19 @@ impl EmbeddedEngine {
         let directory = self.layout.container(&entry.id);
         let mut status = claim(self, entry, &directory)?;
         status.append(&Record::Starting)?;
+        self.start_claimed(entry, status, stdio, History::default())
+    }
+
+    /// As [`Self::start_entry`], for a container that is claimed and recorded as starting.
+    pub(super) fn start_claimed(
+        &self,
+        entry: &Entry,
+        status: Status,
+        stdio: Stdio,
+        history: History,
+    ) -> Result<()> {
+        let directory = self.layout.container(&entry.id);
+        status.forget_old();
         super::clear_run(&entry.id, &directory)?;
         let failed = |source: std::io::Error| EngineError::Runtime {
             action: "start the container's shim",
@@ -52,14 +66,20 @@ impl EmbeddedEngine {
             attached: matches!(stdio, Stdio::Attached { .. }),
             init: entry.config.init,
             auto_remove: entry.config.auto_remove,
+            name: entry.name.as_str().to_owned(),
+            image: entry.config.image_name.clone(),
+            restart: entry.config.restart,
+            history,
+            health: None,
         };
         // It gets ready while the root is mounted, and ends by itself when that fails.
         let control = spawn(&status, stdio).map_err(failed)?;
         drop(status);
         channel::send(&control, &request).map_err(failed)?;
-        let root = self.prepare(entry, &directory)?;
+        let (root, health) = self.prepare(entry, &directory)?;
         channel::send_handle(&control, root.as_fd()).map_err(failed)?;
         drop(root);
+        channel::send(&control, &health).map_err(failed)?;
         match channel::receive(&control) {
             Ok(Answer::Started) => Ok(()),
             Ok(Answer::Failed(failure)) => Err(failure.into()),
@@ -69,15 +89,20 @@ impl EmbeddedEngine {
         }
     }
 
-    /// Mounts the root, fills volumes and writes what the runtime reads.
-    fn prepare(&self, entry: &Entry, directory: &Directory) -> Result<OwnedFd> {
+    /// Mounts the root, fills volumes and writes what the runtime reads; the root, and what a
+    /// health check runs.
+    fn prepare(
+        &self,
+        entry: &Entry,
+        directory: &Directory,
+    ) -> Result<(OwnedFd, Option<health::Plan>)> {
         let config = &entry.config;
         let root = root::mount(&self.images, directory, config)?;
         volumes::ensure(&self.layout, config, root.as_fd())?;
         let account = users::resolve(root.as_fd(), &config.user)?;
         layout::make_visible(&directory.etc())?;
         layout::make_private(&directory.runtime())?;
-        let spec = spec::spec(&spec::Inputs {
+        let inputs = spec::Inputs {
             id: &entry.id,
             config,
             account: &account,
@@ -85,11 +110,24 @@ impl EmbeddedEngine {
             layout: &self.layout,
             capabilities: available(&config.capabilities),
             open_files: open_files(),
-        })?;
+        };
+        let spec = spec::spec(&inputs)?;
+        let health = config.health.as_ref().map(|check| health::Plan {
+            check: check.clone(),
+            exec: exec::Request {
+                id: entry.id.clone(),
+                directory: directory.path().to_owned(),
+                process: spec::process(&inputs, &check.args, &spec::environment(&inputs), false),
+                cwd: config.cwd.clone(),
+                capabilities: config.capabilities.clone(),
+                tty: false,
+                interactive: false,
+            },
+        });
         let path = directory.runtime().join("config.json");
         let text = serde_json::to_vec(&spec).expect("a specification is plain data");
         fs::write(&path, text).map_err(|source| EngineError::io("write", &path, source))?;
-        Ok(root)
+        Ok((root, health))
     }
 }
 
@@ -104,7 +142,8 @@ pub(super) fn claim(
     let deadline = Instant::now() + PATIENCE;
     while !status.try_lock()? {
         let state = engine.observe(entry)?.state;
-        if matches!(state, State::Running | State::Paused) || Instant::now() > deadline {
+        let is_up = matches!(state, State::Running | State::Paused | State::Restarting(_));
+        if is_up || Instant::now() > deadline {
             return Err(EngineError::WrongState {
                 name: entry.name.as_str().to_owned(),
                 actual: super::state_name(&state),

@@ -41,14 +41,15 @@ impl<'a> Frozen<'a> {
                 log.step(Step::FoundFrozen)?;
                 return Ok(Some(frozen(false)));
             }
-            State::Created | State::Exited(_) => return Ok(None),
+            State::Created | State::Exited(_) | State::Restarting(_) => return Ok(None),
         }
         log.step(Step::Freezing)?;
         while let Err(error) = engine.pause(&container.id) {
             // It may have ended, or have been frozen by somebody, meanwhile.
             let found = engine.inspect(container.id.as_str());
             match found.map(|found| found.state) {
-                Ok(State::Exited(_) | State::Created) | Err(EngineError::NotFound { .. }) => {
+                Ok(State::Exited(_) | State::Restarting(_) | State::Created)
+                | Err(EngineError::NotFound { .. }) => {
                     return Ok(None);
                 }
                 Ok(State::Paused) => {

@@ -508,6 +508,7 @@ pub(crate) fn state_name(state: &State) -> &'static str {
         State::Running => "running",
         State::Paused => "paused",
         State::Exited(_) => "exited",
+        State::Restarting(_) => "restarting",
     }
 }
 

@@ -163,5 +163,8 @@ impl Capture<'_> {
 }
 
 fn has_ended(container: &Container) -> bool {
-    matches!(container.state, State::Created | State::Exited(_))
+    matches!(
+        container.state,
+        State::Created | State::Exited(_) | State::Restarting(_)
+    )
 }

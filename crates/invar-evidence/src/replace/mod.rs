@@ -249,7 +249,10 @@ impl<'a> Replacing<'a> {
             return Ok(None);
         }
         if !self.options.capture {
-            if matches!(self.old.state, State::Running | State::Paused) {
+            if matches!(
+                self.old.state,
+                State::Running | State::Paused | State::Restarting(_)
+            ) {
                 self.engine
                     .stop(&self.old.id, self.options.stop)
                     .map_err(EvidenceError::engine("stop the old container"))?;

@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use invar_engine::{ContainerId, Engine, LogOptions, State};
-use serde_json::Value;
+use invar_engine::{ContainerId, Engine, HealthStatus, LogOptions, State};
 
 use crate::error::{EvidenceError, Result};
 use crate::text;
@@ -32,14 +31,16 @@ pub(super) fn wait(
             .inspect(id.as_str())
             .map_err(EvidenceError::engine("look at the fresh container"))?;
         match container.state {
-            State::Exited(status) => {
+            State::Exited(status) | State::Restarting(status) => {
                 return Err(not_ready(format!("ended with exit code {}", status.code)));
             }
-            State::Running => match health(engine, id)?.as_deref() {
-                Some("healthy") => return Ok(()),
-                Some("unhealthy") => return Err(not_ready("is unhealthy".to_owned())),
+            State::Running => match container.health.map(|health| health.status) {
+                Some(HealthStatus::Healthy) => return Ok(()),
+                Some(HealthStatus::Unhealthy) => {
+                    return Err(not_ready("is unhealthy".to_owned()));
+                }
                 None if start.elapsed() >= settle => return Ok(()),
-                _ => {}
+                Some(HealthStatus::Starting) | None => {}
             },
             State::Created | State::Paused => {}
         }
@@ -51,20 +52,6 @@ pub(super) fn wait(
         }
         std::thread::sleep(INTERVAL);
     }
-}
-
-/// What the engine's health check says; `None` when there is no check.
-fn health(engine: &dyn Engine, id: &ContainerId) -> Result<Option<String>> {
-    let settings = engine
-        .settings(id)
-        .map_err(EvidenceError::engine("look at the fresh container"))?;
-    let status = settings
-        .pointer("/State/Health/Status")
-        .and_then(Value::as_str);
-    // Docker answers "none" or nothing without a check.
-    Ok(status
-        .filter(|status| !matches!(*status, "" | "none"))
-        .map(str::to_owned))
 }
 
 fn last_words(engine: &dyn Engine, id: &ContainerId) -> String {

@@ -114,7 +114,8 @@ impl Live {
         match &container.state {
             // Never started: the command died between the two.
             State::Created => return ReplicaState::Ended("was never started".to_owned()),
-            State::Exited(status) => {
+            // Restarted or not, a revision whose program ends is not well.
+            State::Exited(status) | State::Restarting(status) => {
                 let reason = if status.oom_killed {
                     "was killed for want of memory".to_owned()
                 } else if let Some(error) = &status.error {

@@ -1,9 +1,9 @@
 //! Services, their revisions, rollouts and decisions, in `state.db`.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
+use invar_image::state::Database;
+use rusqlite::OptionalExtension as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -142,16 +142,17 @@ pub struct StoredService {
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
-    connection: Mutex<Connection>,
+    database: Database,
 }
 
 impl Store {
     /// Opens the store under a state root.
     pub fn open(root: &Path) -> Result<Self> {
-        let connection = invar_image::state::open(root, "rollout", MIGRATIONS)?;
+        let database = Database::open(root)?;
+        database.migrate("rollout", MIGRATIONS)?;
         Ok(Self {
             root: root.to_owned(),
-            connection: Mutex::new(connection),
+            database,
         })
     }
 
@@ -159,16 +160,9 @@ impl Store {
         &self.root
     }
 
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        // A panic while it was held left no half transaction: dropping one rolls it back.
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Every service, by name.
     pub fn services(&self) -> Result<Vec<StoredService>> {
-        let connection = self.connection();
+        let connection = self.database.connection();
         let sql = "SELECT service, current, previous, keep_until_ms FROM rollout_services \
                    ORDER BY service";
         let mut statement = connection.prepare(sql)?;
@@ -191,7 +185,7 @@ impl Store {
 
     /// The whole name of a service: with its project, or without when only one project has it.
     pub fn find(&self, asked: &str) -> Result<String> {
-        let connection = self.connection();
+        let connection = self.database.connection();
         let sql = "SELECT service FROM rollout_services UNION SELECT service FROM rollouts";
         let mut statement = connection.prepare(sql)?;
         let all = statement.query_map([], |row| row.get::<_, String>(0))?;
@@ -217,6 +211,7 @@ impl Store {
     pub fn definition(&self, service: &str, revision: &str) -> Result<Option<Definition>> {
         let sql = "SELECT definition FROM rollout_revisions WHERE service = ?1 AND name = ?2";
         let text: Option<String> = self
+            .database
             .connection()
             .query_row(sql, [service, revision], |row| row.get(0))
             .optional()?;
@@ -236,6 +231,7 @@ impl Store {
     pub fn last_rollout(&self, service: &str) -> Result<Option<Rollout>> {
         let sql = "SELECT state FROM rollouts WHERE service = ?1 ORDER BY number DESC LIMIT 1";
         let text: Option<String> = self
+            .database
             .connection()
             .query_row(sql, [service], |row| row.get(0))
             .optional()?;
@@ -258,7 +254,7 @@ impl Store {
     }
 
     fn texts<T: DeserializeOwned>(&self, sql: &str, service: &str) -> Result<Vec<T>> {
-        let connection = self.connection();
+        let connection = self.database.connection();
         let mut statement = connection.prepare(sql)?;
         let rows = statement.query_map([service], |row| row.get::<_, String>(0))?;
         rows.map(|text| read(service, &text?)).collect()
@@ -268,7 +264,9 @@ impl Store {
     pub fn give_order(&self, service: &str, order: Order) -> Result<()> {
         let sql = "INSERT INTO rollout_orders VALUES (?1, ?2) \
                    ON CONFLICT (service) DO UPDATE SET given = ?2";
-        self.connection().execute(sql, (service, write(&order)))?;
+        self.database
+            .connection()
+            .execute(sql, (service, write(&order)))?;
         Ok(())
     }
 
@@ -276,6 +274,7 @@ impl Store {
     pub(super) fn order(&self, service: &str) -> Result<Option<Order>> {
         let sql = "SELECT given FROM rollout_orders WHERE service = ?1";
         let text: Option<String> = self
+            .database
             .connection()
             .query_row(sql, [service], |row| row.get(0))
             .optional()?;
@@ -284,23 +283,23 @@ impl Store {
 
     /// Begins a rollout: its revision and its first state.
     pub(super) fn begin(&self, rollout: &Rollout, definition: &Definition) -> Result<()> {
-        let mut connection = self.connection();
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        transaction.execute(
-            "INSERT INTO rollout_revisions VALUES (?1, ?2, ?3) \
+        self.database.write(|transaction| {
+            transaction.execute(
+                "INSERT INTO rollout_revisions VALUES (?1, ?2, ?3) \
              ON CONFLICT (service, name) DO UPDATE SET definition = ?3",
-            (&rollout.service, &rollout.target, write(definition)),
-        )?;
-        transaction.execute(
-            "INSERT INTO rollouts VALUES (?1, ?2, ?3)",
-            (&rollout.service, signed(rollout.number), write(rollout)),
-        )?;
-        // An order for an earlier rollout is not one for this.
-        transaction.execute(
-            "DELETE FROM rollout_orders WHERE service = ?1",
-            [&rollout.service],
-        )?;
-        Ok(transaction.commit()?)
+                (&rollout.service, &rollout.target, write(definition)),
+            )?;
+            transaction.execute(
+                "INSERT INTO rollouts VALUES (?1, ?2, ?3)",
+                (&rollout.service, signed(rollout.number), write(rollout)),
+            )?;
+            // An order for an earlier rollout is not one for this.
+            transaction.execute(
+                "DELETE FROM rollout_orders WHERE service = ?1",
+                [&rollout.service],
+            )?;
+            Ok(())
+        })
     }
 
     /// Stores a state with its decisions; a final one changes the service with it.
@@ -312,53 +311,53 @@ impl Store {
     ) -> Result<()> {
         let service = &rollout.service;
         let number = signed(rollout.number);
-        let mut connection = self.connection();
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        transaction.execute(
-            "UPDATE rollouts SET state = ?3 WHERE service = ?1 AND number = ?2",
-            (service, number, write(rollout)),
-        )?;
-        for decision in decisions {
+        self.database.write(|transaction| {
             transaction.execute(
-                "INSERT INTO rollout_decisions (service, number, decision) \
+                "UPDATE rollouts SET state = ?3 WHERE service = ?1 AND number = ?2",
+                (service, number, write(rollout)),
+            )?;
+            for decision in decisions {
+                transaction.execute(
+                    "INSERT INTO rollout_decisions (service, number, decision) \
                  SELECT ?1, ?2, ?3 WHERE (SELECT COUNT(*) FROM rollout_decisions \
                  WHERE service = ?1 AND number = ?2) < ?4 OR ?5 <> 'look'",
-                (
-                    service,
-                    number,
-                    write(decision),
-                    MOST_DECISIONS,
-                    &decision.kind,
-                ),
-            )?;
-        }
-        if let Some(order) = order {
-            // Another one may have come meanwhile; it stays.
-            transaction.execute(
-                "DELETE FROM rollout_orders WHERE service = ?1 AND given = ?2",
-                (service, write(&order)),
-            )?;
-        }
-        if rollout.phase == crate::machine::Phase::Promoted {
-            let keep = crate::machine::millis(rollout.spec.policy.keep);
-            let until = rollout.since_ms.saturating_add(keep);
-            let previous = rollout
-                .stable
-                .as_ref()
-                .filter(|name| **name != rollout.target);
-            transaction.execute(
-                "INSERT INTO rollout_services VALUES (?1, ?2, ?3, ?4) ON CONFLICT (service) \
+                    (
+                        service,
+                        number,
+                        write(decision),
+                        MOST_DECISIONS,
+                        &decision.kind,
+                    ),
+                )?;
+            }
+            if let Some(order) = order {
+                // Another one may have come meanwhile; it stays.
+                transaction.execute(
+                    "DELETE FROM rollout_orders WHERE service = ?1 AND given = ?2",
+                    (service, write(&order)),
+                )?;
+            }
+            if rollout.phase == crate::machine::Phase::Promoted {
+                let keep = crate::machine::millis(rollout.spec.policy.keep);
+                let until = rollout.since_ms.saturating_add(keep);
+                let previous = rollout
+                    .stable
+                    .as_ref()
+                    .filter(|name| **name != rollout.target);
+                transaction.execute(
+                    "INSERT INTO rollout_services VALUES (?1, ?2, ?3, ?4) ON CONFLICT (service) \
                  DO UPDATE SET current = ?2, previous = ?3, keep_until_ms = ?4",
-                (service, &rollout.target, previous, signed(until)),
-            )?;
-        }
-        Ok(transaction.commit()?)
+                    (service, &rollout.target, previous, signed(until)),
+                )?;
+            }
+            Ok(())
+        })
     }
 
     /// The revision before is warm no longer.
     pub(super) fn cooled(&self, service: &str) -> Result<()> {
         let sql = "UPDATE rollout_services SET keep_until_ms = NULL WHERE service = ?1";
-        self.connection().execute(sql, [service])?;
+        self.database.connection().execute(sql, [service])?;
         Ok(())
     }
 
@@ -366,7 +365,8 @@ impl Store {
     pub(super) fn adjust(&self, service: &str, definition: &Definition) -> Result<()> {
         let sql = "UPDATE rollout_revisions SET definition = ?3 WHERE service = ?1 AND name = ?2";
         let revision = definition.revision();
-        self.connection()
+        self.database
+            .connection()
             .execute(sql, (service, revision, write(definition)))?;
         Ok(())
     }

@@ -4,9 +4,10 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use invar_engine::{LogOptions, LogStream};
+use jiff::Timestamp;
 
 use crate::cli::Cli;
-use crate::{engines, privilege};
+use crate::{engines, privilege, times};
 
 /// Show what a container wrote to its standard output and standard error
 ///
@@ -25,6 +26,14 @@ pub(crate) struct Args {
     /// Begin each line with its time
     #[arg(short, long)]
     timestamps: bool,
+
+    /// No line before this: 10m (ago), 2026-11-24T10:00:00Z, 1764000000
+    #[arg(long, value_name = "TIME", value_parser = times::parse)]
+    since: Option<Timestamp>,
+
+    /// No line after this
+    #[arg(long, value_name = "TIME", value_parser = times::parse)]
+    until: Option<Timestamp>,
 
     /// Name or id
     container: String,
@@ -56,6 +65,8 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         follow: args.follow,
         tail: args.tail.0,
         timestamps: args.timestamps,
+        since: args.since,
+        until: args.until,
     };
     let mut written = Ok(());
     found

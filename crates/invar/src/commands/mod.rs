@@ -1,12 +1,18 @@
 //! One file a subcommand: its arguments (the doc comments are the help) and one function.
 
 mod abort;
+mod attach;
+mod boot;
 mod capture;
 mod completions;
+mod container;
+mod cp;
 mod create;
 mod deploy;
 pub(crate) mod diff;
+mod doctor;
 mod drill;
+mod events;
 mod evidence;
 mod exec;
 pub(crate) mod gateway;
@@ -23,6 +29,7 @@ mod logout;
 mod logs;
 mod pause;
 mod promote;
+mod prune;
 mod ps;
 pub(crate) mod pull;
 mod push;
@@ -35,10 +42,14 @@ mod rollback;
 mod run;
 mod save;
 mod start;
+mod stats;
 mod status;
 mod stop;
+mod system;
 mod tag;
+mod top;
 mod unpause;
+mod update;
 mod wait;
 
 use std::process::ExitCode;
@@ -51,14 +62,20 @@ use crate::cli::Cli;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Abort(abort::Args),
+    Attach(attach::Args),
+    Boot(boot::Args),
     Capture(capture::Args),
     Completions(completions::Args),
+    Container(container::Args),
+    Cp(cp::Args),
     Create(Box<create::Args>),
     Deploy(deploy::Args),
     Diff(diff::Args),
+    Doctor(doctor::Args),
     Drill(drill::Args),
     #[command(hide = true)]
     DrillApp(crate::drill::app::Args),
+    Events(events::Args),
     Evidence(evidence::Args),
     Exec(exec::Args),
     Gateway(gateway::Args),
@@ -88,9 +105,13 @@ pub(crate) enum Command {
     Save(save::Args),
     Start(start::Args),
     Status(status::Args),
+    Stats(stats::Args),
     Stop(stop::Args),
+    System(system::Args),
     Tag(tag::Args),
+    Top(top::Args),
     Unpause(unpause::Args),
+    Update(update::Args),
     Wait(wait::Args),
 }
 
@@ -98,13 +119,19 @@ pub(crate) enum Command {
 pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Command::Abort(args) => abort::run(cli, args),
+        Command::Attach(args) => attach::run(cli, args),
+        Command::Boot(args) => boot::run(cli, args),
         Command::Capture(args) => capture::run(cli, args),
         Command::Completions(args) => completions::run(args),
+        Command::Container(args) => container::run(cli, args),
+        Command::Cp(args) => cp::run(cli, args),
         Command::Create(args) => create::run(cli, args),
         Command::Deploy(args) => deploy::run(cli, args),
         Command::Diff(args) => diff::run(cli, args),
+        Command::Doctor(args) => doctor::run(cli, args),
         Command::Drill(args) => drill::run(cli, args),
         Command::DrillApp(args) => Ok(crate::drill::app::run(args)),
+        Command::Events(args) => events::run(cli, args),
         Command::Evidence(args) => evidence::run(cli, args),
         Command::Exec(args) => exec::run(cli, args),
         Command::Gateway(args) => gateway::run(cli, args),
@@ -134,9 +161,13 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Save(args) => save::run(cli, args),
         Command::Start(args) => start::run(cli, args),
         Command::Status(args) => status::run(cli, args),
+        Command::Stats(args) => stats::run(cli, args),
         Command::Stop(args) => stop::run(cli, args),
+        Command::System(args) => system::run(cli, args),
         Command::Tag(args) => tag::run(cli, args),
+        Command::Top(args) => top::run(cli, args),
         Command::Unpause(args) => unpause::run(cli, args),
+        Command::Update(args) => update::run(cli, args),
         Command::Wait(args) => wait::run(cli, args),
     }
 }

@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use invar_engine::{Container, State};
+use invar_engine::{Container, Health, HealthStatus, State};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::cli::Cli;
 use crate::printer::{self, Format};
+use crate::selection::{self, Key};
 use crate::{age, engines, privilege};
 
 /// Characters of the command in the table.
@@ -32,6 +33,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     engine: Option<String>,
 
+    /// Only those: name=PART, id=, label=NAME[=VALUE], status=, ancestor=IMAGE, exited=CODE,
+    /// health=; those that do not run too when status or exited is among them
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = selection::parse)]
+    filter: Vec<selection::Filter>,
+
     /// How to write it
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -49,6 +55,8 @@ struct Listed<'a> {
     started_at: Option<Timestamp>,
     #[serde(flatten)]
     state: &'a State,
+    health: Option<HealthStatus>,
+    restarts: u32,
     revision: &'a str,
 }
 
@@ -58,8 +66,16 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         Some(name) => engines::open(cli.root(), name)?.list()?,
         None => engines::list(cli.root()),
     };
+    let goes_on = |container: &Container| {
+        matches!(
+            container.state,
+            State::Running | State::Paused | State::Restarting(_)
+        )
+    };
+    let asks_for_others = |(key, _): &selection::Filter| matches!(key, Key::Status | Key::Exited);
+    let all = args.all || args.filter.iter().any(asks_for_others);
     containers
-        .retain(|container| args.all || matches!(container.state, State::Running | State::Paused));
+        .retain(|container| (all || goes_on(container)) && selection::has(&args.filter, container));
     if args.quiet {
         let ids = containers.iter().map(|container| id(container, args));
         printer::lines(ids.map(str::to_owned))?;
@@ -130,8 +146,16 @@ fn status(container: &Container, now: Timestamp) -> String {
     };
     match &container.state {
         State::Created => "Created".to_owned(),
-        State::Running => format!("Up {}", up()),
+        State::Running => match &container.health {
+            Some(health) => format!("Up {} ({})", up(), shown_health(health)),
+            None => format!("Up {}", up()),
+        },
         State::Paused => format!("Up {} (Paused)", up()),
+        State::Restarting(status) => format!(
+            "Restarting ({}) {} ago",
+            status.code,
+            age::since(status.finished_at, now)
+        ),
         State::Exited(status) => {
             let why = if status.oom_killed {
                 ", no memory left"
@@ -147,6 +171,15 @@ fn status(container: &Container, now: Timestamp) -> String {
     }
 }
 
+/// Docker's words.
+fn shown_health(health: &Health) -> &'static str {
+    match health.status {
+        HealthStatus::Starting => "health: starting",
+        HealthStatus::Healthy => "healthy",
+        HealthStatus::Unhealthy => "unhealthy",
+    }
+}
+
 fn listed(container: &Container) -> Listed<'_> {
     Listed {
         id: container.id.as_str(),
@@ -157,6 +190,8 @@ fn listed(container: &Container) -> Listed<'_> {
         created_at: container.created_at,
         started_at: container.started_at,
         state: &container.state,
+        health: container.health.as_ref().map(|health| health.status),
+        restarts: container.restarts,
         revision: container.revision.as_str(),
     }
 }

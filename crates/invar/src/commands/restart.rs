@@ -26,7 +26,10 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     let restart = |name: &str| {
         let found = engines::find(cli.root(), name)?;
         let container = &found.container;
-        if matches!(container.state, State::Running | State::Paused) {
+        if matches!(
+            container.state,
+            State::Running | State::Paused | State::Restarting(_)
+        ) {
             if container.config.auto_remove {
                 return Err(exit::failure(
                     format!("{name} was made with --rm and would be gone once it stopped"),

@@ -14,6 +14,11 @@ pub(crate) struct Args {
     #[arg(short, long)]
     force: bool,
 
+    /// Also the volumes nobody named; they always go with their container
+    #[arg(short, long)]
+    #[allow(dead_code, reason = "taken because scripts give it")]
+    volumes: bool,
+
     /// Names or ids
     #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,

@@ -6,13 +6,17 @@ use std::time::Duration;
 use invar_engine::State;
 
 use crate::cli::Cli;
-use crate::{engines, printer, privilege, several};
+use crate::{engines, printer, privilege, several, signals};
 
 /// Ask containers to end, and kill those that do not
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(super) timeout: Timeout,
+
+    /// Send this instead of the container's own stop signal
+    #[arg(short, long, value_name = "SIGNAL", value_parser = signals::parse)]
+    signal: Option<i32>,
 
     /// Names or ids
     #[arg(required = true, value_name = "CONTAINER")]
@@ -43,10 +47,15 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     privilege::require_root()?;
     let stop = |name: &str| {
         let found = engines::find(cli.root(), name)?;
-        if matches!(found.container.state, State::Running | State::Paused) {
-            found
-                .engine
-                .stop(&found.container.id, args.timeout.duration())?;
+        let (id, timeout) = (&found.container.id, args.timeout.duration());
+        let goes_on = matches!(
+            found.container.state,
+            State::Running | State::Paused | State::Restarting(_)
+        );
+        match args.signal {
+            _ if !goes_on => {}
+            Some(signal) => drop(found.engine.stop_with(id, signal, timeout)?),
+            None => drop(found.engine.stop(id, timeout)?),
         }
         Ok(())
     };

@@ -12,13 +12,17 @@
 
 mod capabilities;
 mod environment;
+mod health;
 mod mounts;
 mod options;
 mod program;
 pub(crate) mod quantity;
+mod restart;
 
 pub(crate) use environment::flag as environment_variable;
+pub(crate) use health::ImageHealth;
 pub(crate) use options::{NetworkName, Options, PullPolicy};
+pub(crate) use restart::policy as restart_policy;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -46,6 +50,8 @@ pub(crate) struct ImageSettings<'a> {
     pub(crate) name: &'a str,
     /// Its own settings.
     pub(crate) config: &'a Config,
+    /// Its health check, which Docker keeps beside them.
+    pub(crate) health: Option<ImageHealth>,
 }
 
 /// What the rules ask of the machine; a value, so that the rules are testable.
@@ -115,6 +121,8 @@ pub(crate) fn resolve(
         stop_signal: stop_signal(options, config)?,
         auto_remove: options.rm,
         labels: labels(options, config)?,
+        restart: restart::resolve(options)?,
+        health: health::resolve(&options.health, image.health.as_ref())?,
     })
 }
 
@@ -155,29 +163,39 @@ fn hostname(options: &Options) -> anyhow::Result<String> {
 }
 
 fn resources(options: &Options, host: &Host<'_>) -> anyhow::Result<Resources> {
-    let memory = match options.memory.as_deref() {
-        None | Some("-1" | "0") => None,
-        Some(text) => Some(quantity::size(text).with_context(|| format!("--memory {text}"))?),
-    };
-    if memory.is_some_and(|bytes| bytes < LEAST_MEMORY) {
-        bail!("--memory: the least a container can be set up with is 6m");
-    }
-    let nano_cpus = match options.cpus.as_deref() {
-        None => None,
-        Some(text) => {
-            quantity::nano_cpus(text, host.processors).with_context(|| format!("--cpus {text}"))?
-        }
-    };
-    let pids = match options.pids_limit {
-        None => DEFAULT_PIDS,
-        Some(..=0) => UNLIMITED_PIDS,
-        Some(limit) => limit.unsigned_abs().min(UNLIMITED_PIDS),
-    };
+    let memory = options.memory.as_deref().map_or(Ok(None), memory)?;
+    let cpus = options.cpus.as_deref();
+    let nano_cpus = cpus.map_or(Ok(None), |text| nano_cpus(text, host.processors))?;
     Ok(Resources {
         memory,
         nano_cpus,
-        pids,
+        pids: options.pids_limit.map_or(DEFAULT_PIDS, pids),
     })
+}
+
+/// `--memory`: a size, or -1 for no limit.
+pub(crate) fn memory(text: &str) -> anyhow::Result<Option<u64>> {
+    if matches!(text, "-1" | "0") {
+        return Ok(None);
+    }
+    let bytes = quantity::size(text).with_context(|| format!("--memory {text}"))?;
+    if bytes < LEAST_MEMORY {
+        bail!("--memory: the least a container can be set up with is 6m");
+    }
+    Ok(Some(bytes))
+}
+
+/// `--cpus`: processors, or 0 for no limit.
+pub(crate) fn nano_cpus(text: &str, processors: usize) -> anyhow::Result<Option<u64>> {
+    quantity::nano_cpus(text, processors).with_context(|| format!("--cpus {text}"))
+}
+
+/// `--pids-limit`: a number, or -1 for no limit of our own.
+pub(crate) fn pids(limit: i64) -> u64 {
+    match limit {
+        ..=0 => UNLIMITED_PIDS,
+        limit => limit.unsigned_abs().min(UNLIMITED_PIDS),
+    }
 }
 
 fn stop_signal(options: &Options, config: &Config) -> anyhow::Result<String> {

@@ -234,6 +234,10 @@ fn target(path: &str) -> anyhow::Result<PathBuf> {
     if clean.starts_with("/proc") || clean.starts_with("/sys") {
         bail!("nothing can be mounted in /proc or /sys: they show the kernel's own view");
     }
+    if clean == Path::new("/dev") {
+        // Its null device hides what a container must not see (CVE-2025-31133).
+        bail!("nothing can be mounted over /dev, only on a name in it such as /dev/log");
+    }
     Ok(clean)
 }
 

@@ -142,6 +142,13 @@ pub(crate) struct Options {
     #[arg(long, value_name = "CAPABILITY", help_heading = "Limits")]
     pub(crate) cap_drop: Vec<String>,
 
+    /// Start it again when it ends: no, always, unless-stopped, on-failure[:TIMES] (default: no)
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) restart: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) health: HealthOptions,
+
     /// Host name inside the container (default: its short id)
     #[arg(short = 'h', long, value_name = "NAME", help_heading = "Program")]
     pub(crate) hostname: Option<String>,
@@ -161,6 +168,38 @@ pub(crate) struct Options {
     /// Print help (-h is --hostname, as with Docker)
     #[arg(long, action = clap::ArgAction::HelpLong)]
     pub(crate) help: (),
+}
+
+/// How a container's health is found out.
+#[derive(Debug, Default, Clone, clap::Args)]
+pub(crate) struct HealthOptions {
+    /// Shell command that ends with 0 while the container is well, instead of the image's
+    #[arg(long, value_name = "COMMAND", help_heading = "Health")]
+    pub(crate) health_cmd: Option<String>,
+
+    /// Pause between two checks: 5s, 1m30s (default: 30s)
+    #[arg(long, value_name = "TIME", help_heading = "Health")]
+    pub(crate) health_interval: Option<String>,
+
+    /// Longest a check may take (default: 30s)
+    #[arg(long, value_name = "TIME", help_heading = "Health")]
+    pub(crate) health_timeout: Option<String>,
+
+    /// Failures in a row that make it unhealthy (default: 3)
+    #[arg(long, value_name = "NUMBER", help_heading = "Health")]
+    pub(crate) health_retries: Option<u32>,
+
+    /// Failures do not count for so long after the start (default: 0s)
+    #[arg(long, value_name = "TIME", help_heading = "Health")]
+    pub(crate) health_start_period: Option<String>,
+
+    /// Pause between two checks during that time (default: 5s)
+    #[arg(long, value_name = "TIME", help_heading = "Health")]
+    pub(crate) health_start_interval: Option<String>,
+
+    /// Leave the image's health check out
+    #[arg(long, help_heading = "Health")]
+    pub(crate) no_healthcheck: bool,
 }
 
 /// Networks by name.

@@ -30,6 +30,7 @@ fn config(args: &[&str], image: &Config) -> anyhow::Result<ContainerConfig> {
         id: "sha256:1234",
         name: "web",
         config: image,
+        health: None,
     };
     resolve(&line.options, &line.command, &image, &host)
 }

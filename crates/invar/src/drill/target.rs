@@ -169,6 +169,7 @@ impl Target {
             id: image.id.as_str(),
             name: NAME,
             config: image.config.config().as_ref().unwrap_or(&none),
+            health: None,
         };
         container_config::resolve(&options, &command, &settings, &Host::here()?)
     }

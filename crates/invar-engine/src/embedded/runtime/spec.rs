@@ -1,11 +1,13 @@
 //! A container's configuration as the OCI runtime specification has it.
 
+use std::path::PathBuf;
+
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
 use crate::config::{ContainerConfig, Mount, MountKind, Network, Resources};
 use crate::container::ContainerId;
-use crate::embedded::cgroup;
+use crate::embedded::cgroup::{self, CPU_PERIOD};
 use crate::embedded::layout::{Directory, Layout};
 use crate::embedded::users::Account;
 use crate::embedded::volumes;
@@ -13,8 +15,6 @@ use crate::error::{EngineError, Result};
 
 /// Most open files of one process; Podman's number.
 const OPEN_FILES: u64 = 1 << 20;
-/// The scheduler's accounting period in microseconds, Docker's.
-const CPU_PERIOD: u64 = 100_000;
 /// What a container must not see: the host's memory, hardware and kernel secrets. The directories
 /// show empty, the files as `/dev/null`.
 const MASKED: &[&str] = &[
@@ -215,6 +215,20 @@ fn mounts(inputs: &Inputs<'_>) -> Vec<Value> {
             .map(|mount| asked(mount, inputs.layout)),
     );
     list
+}
+
+/// Where something is mounted while a container runs: what its own root has there is not seen.
+pub(in crate::embedded) fn mounted_on(config: &ContainerConfig) -> Vec<PathBuf> {
+    let own = [
+        "/proc",
+        "/dev",
+        "/sys",
+        "/etc/hosts",
+        "/etc/hostname",
+        "/etc/resolv.conf",
+    ];
+    let asked = config.mounts.iter().map(|mount| mount.target.clone());
+    own.iter().map(PathBuf::from).chain(asked).collect()
 }
 
 fn asked(mount: &Mount, layout: &Layout) -> Value {

@@ -49,10 +49,34 @@ pub(super) enum Streams {
         stdout: OwnedFd,
         stderr: OwnedFd,
         /// Kept open so that a program nobody types to waits instead of seeing an end.
-        _stdin: Option<OwnedFd>,
+        stdin: Option<OwnedFd>,
     },
     /// The terminal's other side.
     Terminal(OwnedFd),
+}
+
+impl Streams {
+    /// The streams, and where a command that attaches later may type.
+    pub(super) fn split(self, is_attached: bool) -> (Self, Option<OwnedFd>) {
+        match self {
+            Self::Pipes {
+                stdout,
+                stderr,
+                stdin,
+            } => {
+                let streams = Self::Pipes {
+                    stdout,
+                    stderr,
+                    stdin: None,
+                };
+                (streams, stdin.filter(|_| !is_attached))
+            }
+            Self::Terminal(master) => {
+                let typed = master.try_clone().ok();
+                (Self::Terminal(master), typed)
+            }
+        }
+    }
 }
 
 type Outcome<T> = Result<T, Failure>;
@@ -122,7 +146,7 @@ pub(super) fn launch(
         .pid()
         .ok_or_else(|| setup("it has no process"))?
         .as_raw();
-    record(init, status)?;
+    record(init, request.history.restarts, status)?;
     Ok(Run {
         init,
         signals: prepared.signals,
@@ -212,7 +236,7 @@ fn connect(
     let ends = Ends::Pipes(Streams::Pipes {
         stdout,
         stderr,
-        _stdin: kept,
+        stdin: kept,
     });
     Ok((builder.with_stdin(stdin), ends))
 }
@@ -229,7 +253,7 @@ impl Ends {
     }
 }
 
-fn record(init: i32, status: &mut Status) -> Outcome<()> {
+fn record(init: i32, restarts: u32, status: &mut Status) -> Outcome<()> {
     let identity = |pid: u32| {
         Identity::of(pid).ok_or_else(|| Failure::Setup {
             reason: "the program ended while it was being started".to_owned(),
@@ -240,6 +264,7 @@ fn record(init: i32, status: &mut Status) -> Outcome<()> {
         init: identity(u32::try_from(init).unwrap_or(0))?,
         shim: identity(std::process::id())?,
         at: jiff::Timestamp::now(),
+        restarts,
     };
     status.append(&record).map_err(setup)
 }

@@ -10,10 +10,12 @@
 //! It holds the lock on the container's status for as long as the run is under way. Killing it
 //! leaves the lock free and the record `Started`: that is how the next command knows.
 
+pub(super) mod health;
 pub(super) mod launch;
 mod output;
 pub(super) mod supervise;
 pub(super) mod terminal;
+pub(super) mod viewers;
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -24,9 +26,12 @@ use serde::{Deserialize, Serialize};
 
 use self::launch::Run;
 use super::channel;
+use super::journal::{self, Event};
 use super::layout::Directory;
+use super::restart::{History, Home, Next};
 use super::runtime::program::Failure;
-use super::status::{Record, Status};
+use super::status::{Phase, Record, Status};
+use crate::config::Restart;
 use crate::container::{ContainerId, ExitStatus};
 
 /// What the starting command tells the shim; the specification is in the bundle.
@@ -56,6 +61,36 @@ pub(super) struct Request {
     /// Whether an init goes in front of the program.
     pub(super) init: bool,
     pub(super) auto_remove: bool,
+    /// How it is called and what it was made from, for the journal.
+    pub(super) name: String,
+    pub(super) image: String,
+    pub(super) restart: Restart,
+    pub(super) history: History,
+    /// Known only once the root is mounted, and said then.
+    #[serde(skip)]
+    pub(super) health: Option<health::Plan>,
+}
+
+impl Request {
+    /// Adds to the journal.
+    fn tell(&self, action: &str, attributes: &[(&str, String)]) {
+        let attributes = attributes
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect();
+        journal::record(
+            &self.root,
+            &Event {
+                time: jiff::Timestamp::now(),
+                kind: "container".to_owned(),
+                action: action.to_owned(),
+                id: self.id.as_str().to_owned(),
+                name: self.name.clone(),
+                image: self.image.clone(),
+                attributes,
+            },
+        );
+    }
 }
 
 /// What the shim answers, once.
@@ -77,9 +112,12 @@ pub(super) fn main(args: &[String]) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let control = UnixStream::from(control);
-    let Ok(request) = channel::receive::<Request>(&control) else {
+    let Ok(mut request) = channel::receive::<Request>(&control) else {
         return ExitCode::FAILURE;
     };
+    let home = (!request.restart.is_no())
+        .then(|| Home::here().ok())
+        .flatten();
     // While the command mounts the root.
     let prepared = launch::prepare(&request);
     let Ok(root) = channel::receive_handle(&control) else {
@@ -87,11 +125,39 @@ pub(super) fn main(args: &[String]) -> ExitCode {
     };
     let directory = Directory(request.directory.clone());
     let mut status = Status::from_handle(status, &directory);
+    let Ok(plan) = channel::receive(&control) else {
+        return ExitCode::FAILURE;
+    };
+    request.health = plan;
     let launched = prepared
         .and_then(|prepared| launch::launch(&request, &directory, prepared, root, &mut status));
-    let ended = run(&request, &directory, launched, &mut status, &control);
-    finish(&request, &directory, &mut status, ended);
+    let run = run(&request, &directory, launched, &mut status, &control);
+    let next = run.was_executed.then(|| {
+        let Request {
+            restart, history, ..
+        } = request;
+        super::restart::next(home, restart, history, &run.ended, &mut status)
+    });
+    let next = next.flatten();
+    let waiting = next.as_ref().and_then(Next::record);
+    finish(
+        &request,
+        &directory,
+        &mut status,
+        run.ended.clone(),
+        waiting,
+    );
+    if let Some(next) = next {
+        next.wait(&request.root, &request.id, &run.ended, &mut status);
+    }
     ExitCode::SUCCESS
+}
+
+/// How a run went.
+struct Ran {
+    ended: ExitStatus,
+    /// Whether its program was executed at all.
+    was_executed: bool,
 }
 
 /// Serves the container from its start to its end.
@@ -101,7 +167,7 @@ fn run(
     launched: Result<Run, Failure>,
     status: &mut Status,
     control: &UnixStream,
-) -> ExitStatus {
+) -> Ran {
     match launched {
         Ok(run) => {
             // Nobody may hear any answer: the command may have been killed; the container runs on.
@@ -110,7 +176,16 @@ fn run(
                 // The command is gone; the container is not.
                 drop(error);
             }
-            supervise::until_end(run, request, directory)
+            request.tell("start", &[]);
+            let ended = supervise::until_end(run, request, directory, status);
+            if ended.oom_killed {
+                request.tell("oom", &[]);
+            }
+            request.tell("die", &[("exit_code", ended.code.to_string())]);
+            Ran {
+                ended,
+                was_executed: true,
+            }
         }
         Err(failure) => {
             let ended = ExitStatus {
@@ -122,20 +197,32 @@ fn run(
             // Recorded first: who hears the answer may look at once.
             status.append(&Record::Ended(ended.clone())).ok();
             channel::send(control, &Answer::Failed(failure)).ok();
-            ended
+            Ran {
+                ended,
+                was_executed: false,
+            }
         }
     }
 }
 
 /// Records the end and removes what only a run needs; with `--rm`, the container.
-fn finish(request: &Request, directory: &Directory, status: &mut Status, ended: ExitStatus) {
+fn finish(
+    request: &Request,
+    directory: &Directory,
+    status: &mut Status,
+    ended: ExitStatus,
+    waiting: Option<Record>,
+) {
     super::clear_run(&request.id, directory).ok();
     let is_recorded = status
-        .records()
-        .is_ok_and(|records| matches!(records.last(), Some(Record::Ended(_))));
+        .now()
+        .is_ok_and(|now| matches!(now.phase, Phase::Ended(_)));
     if !is_recorded {
         // With a full disk the next command finds a run without an end, and says so.
-        status.append(&Record::Ended(ended)).ok();
+        let records: Vec<Record> = std::iter::once(Record::Ended(ended))
+            .chain(waiting)
+            .collect();
+        status.append_all(&records).ok();
     }
     if request.auto_remove {
         // What is left is removed by the next command that looks.

@@ -11,12 +11,15 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, wait};
 
+use super::health::Checker;
 use super::launch::{Run, Streams};
 use super::output::Log;
+use super::viewers::Viewers;
 use super::{Request, terminal};
-use crate::container::ExitStatus;
+use crate::container::{ExitStatus, HealthStatus};
 use crate::embedded::cgroup::Group;
 use crate::embedded::layout::Directory;
+use crate::embedded::status::{Record, Status};
 use crate::engine::LogStream;
 
 /// Bytes copied at once; also what a pipe is sure to take when it says it can take any
@@ -29,19 +32,51 @@ const SETTLED: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Serves a container until it has ended.
-pub(super) fn until_end(run: Run, request: &Request, directory: &Directory) -> ExitStatus {
+pub(super) fn until_end(
+    run: Run,
+    request: &Request,
+    directory: &Directory,
+    status: &mut Status,
+) -> ExitStatus {
     let init = Pid::from_raw(run.init);
-    let mut pump = Pump::new(run.streams, request, Log::open(directory));
+    let (streams, input) = run.streams.split(request.attached);
+    let mut viewers = Viewers::listen(directory, input, request.tty);
+    let mut checker = request
+        .health
+        .as_ref()
+        .map(|plan| Checker::new(plan, directory));
+    let mut pump = Pump::new(streams, request, Log::open(directory));
     let mut settled = Some(Instant::now() + SETTLED);
-    let status = loop {
+    let ended = loop {
+        let of_check = checker.as_ref().map_or(Vec::new(), Checker::watched);
+        let mut watched = vec![(run.signals.as_fd(), PollFlags::IN)];
+        watched.extend(&of_check);
+        watched.extend(viewers.watched());
         let left = settled.map(|at| at.saturating_duration_since(Instant::now()));
-        let ready = pump.step(Some(run.signals.as_fd()), left);
+        let timeout = checker
+            .as_ref()
+            .map(Checker::timeout)
+            .into_iter()
+            .chain(left)
+            .min();
+        let (ready, output) = pump.step(&watched, timeout);
         if settled.is_some_and(|at| at <= Instant::now()) {
             settled = None;
             // Only the size of this process depends on it.
             invar_sys::memory::release().ok();
         }
-        if !ready {
+        let checks = of_check.len();
+        drop((watched, of_check));
+        for (stream, piece) in output {
+            viewers.show(stream, &piece);
+        }
+        let (is_signalled, ready) = ready.split_first().unwrap_or((&false, &[]));
+        let (of_check, of_viewers) = ready.split_at(checks.min(ready.len()));
+        viewers.advance(of_viewers);
+        if let Some(changed) = checker.as_mut().and_then(|c| c.advance(of_check)) {
+            tell_health(changed, request, status);
+        }
+        if !is_signalled {
             continue;
         }
         match run.signals.wait() {
@@ -54,14 +89,25 @@ pub(super) fn until_end(run: Run, request: &Request, directory: &Directory) -> E
             _ => {}
         }
     };
-    pump.drain();
+    for (stream, piece) in pump.drain() {
+        viewers.show(stream, &piece);
+    }
+    viewers.finish();
     let oom_kills = Group::of(&request.id).oom_kills();
     ExitStatus {
-        code: crate::embedded::exit_code(status),
+        code: crate::embedded::exit_code(ended),
         oom_killed: oom_kills > 0,
         error: None,
         finished_at: Timestamp::now(),
     }
+}
+
+/// Records what a health check has come to say.
+fn tell_health(changed: HealthStatus, request: &Request, status: &mut Status) {
+    // With a full disk, the file beside it is not newer either.
+    status.append(&Record::Health(changed)).ok();
+    let action = format!("health_status: {}", changed.as_str());
+    request.tell(&action, &[]);
 }
 
 /// Reaps everything that has ended; how the container's first process did, when it is among it.
@@ -103,7 +149,7 @@ impl Pump {
             Streams::Pipes {
                 stdout: out,
                 stderr: err,
-                ..
+                stdin: _,
             } => vec![
                 Flow::output(out, own(std::io::stdout().as_fd()), LogStream::Stdout),
                 Flow::output(err, own(std::io::stderr().as_fd()), LogStream::Stderr),
@@ -139,17 +185,20 @@ impl Pump {
         }
     }
 
-    /// Waits until something can be done and does it; whether `signals` is readable.
+    /// Waits until something can be done and does it; which of `watched` are ready, and what the
+    /// container wrote.
     pub(in crate::embedded) fn step(
         &mut self,
-        signals: Option<BorrowedFd<'_>>,
+        watched: &[(BorrowedFd<'_>, PollFlags)],
         timeout: Option<Duration>,
-    ) -> bool {
+    ) -> (Vec<bool>, Vec<(LogStream, Vec<u8>)>) {
+        let mut ready = vec![false; watched.len()];
+        let mut output = Vec::new();
         let mut waiting: Vec<PollFd<'_>> = Vec::new();
         let mut who = Vec::new();
-        if let Some(signals) = &signals {
-            waiting.push(PollFd::new(signals, PollFlags::IN));
-            who.push(Event::Signal);
+        for (index, (fd, events)) in watched.iter().enumerate() {
+            waiting.push(PollFd::from_borrowed_fd(*fd, *events));
+            who.push(Event::Watched(index));
         }
         if let Some(attached) = &self.attached {
             waiting.push(PollFd::new(attached, PollFlags::IN));
@@ -163,7 +212,7 @@ impl Pump {
         }
         let timeout = timeout.and_then(|limit| Timespec::try_from(limit).ok());
         if poll(&mut waiting, timeout.as_ref()).is_err() {
-            return false;
+            return (ready, output);
         }
         let happened: Vec<Event> = who
             .into_iter()
@@ -172,15 +221,16 @@ impl Pump {
             .map(|(event, _)| event)
             .collect();
         drop(waiting);
-        let mut is_signalled = false;
         for event in happened {
             match event {
-                Event::Signal => is_signalled = true,
+                Event::Watched(index) => ready[index] = true,
                 Event::Left => self.detach(),
-                Event::Flow(index) => self.flows[index].advance(self.log.as_mut()),
+                Event::Flow(index) => {
+                    output.extend(self.flows[index].advance(self.log.as_mut()));
+                }
             }
         }
-        is_signalled
+        (ready, output)
     }
 
     /// Lets go of the streams of a command that has ended: whoever reads them must see their end.
@@ -198,22 +248,24 @@ impl Pump {
         }
     }
 
-    /// Copies what the ended container left in its pipes.
-    pub(in crate::embedded) fn drain(&mut self) {
+    /// Copies what the ended container left in its pipes; what that was.
+    pub(in crate::embedded) fn drain(&mut self) -> Vec<(LogStream, Vec<u8>)> {
         let deadline = Instant::now() + LAST_WORDS;
+        let mut output = Vec::new();
         self.flows.retain(|flow| flow.stream.is_some());
         while Instant::now() < deadline && self.flows.iter().any(Flow::has_more) {
-            self.step(None, Some(Duration::from_millis(100)));
+            output.extend(self.step(&[], Some(Duration::from_millis(100))).1);
         }
         if let Some(log) = &mut self.log {
             log.finish();
         }
+        output
     }
 }
 
 /// What a step waits for.
 enum Event {
-    Signal,
+    Watched(usize),
     Left,
     Flow(usize),
 }
@@ -275,16 +327,17 @@ impl Flow {
         matches!(poll(&mut fds, Some(&now)), Ok(1..)) && fds[0].revents().contains(PollFlags::IN)
     }
 
-    fn advance(&mut self, log: Option<&mut Log>) {
+    /// Goes on by one piece; what the container wrote.
+    fn advance(&mut self, log: Option<&mut Log>) -> Option<(LogStream, Vec<u8>)> {
         if self.pending.is_empty() {
-            self.read(log);
-        } else {
-            self.write();
+            return self.read(log);
         }
+        self.write();
+        None
     }
 
-    fn read(&mut self, log: Option<&mut Log>) {
-        let Some(from) = &self.from else { return };
+    fn read(&mut self, log: Option<&mut Log>) -> Option<(LogStream, Vec<u8>)> {
+        let from = self.from.as_ref()?;
         let mut piece = [0_u8; PIECE];
         match rustix::io::read(from, &mut piece) {
             Err(Errno::INTR | Errno::AGAIN) => {}
@@ -297,8 +350,10 @@ impl Flow {
                 if self.to.is_some() {
                     self.pending.extend_from_slice(&piece[..length]);
                 }
+                return self.stream.map(|stream| (stream, piece[..length].to_vec()));
             }
         }
+        None
     }
 
     fn write(&mut self) {

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -15,15 +15,33 @@ const SOCKET: &str = "console";
 
 /// Listens for the terminal of a container being started; where it is to be sent.
 pub(in crate::embedded) fn listen(directory: &Path) -> io::Result<(UnixListener, PathBuf)> {
-    let path = directory.join(format!("{SOCKET}-{}", std::process::id()));
-    // A socket's path has at most 107 bytes; a state root may be deeper.
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let handle = openat(CWD, directory, flags, Mode::empty())?;
-    let short = format!("/proc/self/fd/{}", handle.as_raw_fd());
-    let short = Path::new(&short).join(path.file_name().unwrap_or_default());
-    let listener = UnixListener::bind(short)?;
+    let name = format!("{SOCKET}-{}", std::process::id());
+    let listener = listen_at(directory, &name)?;
+    Ok((listener, directory.join(name)))
+}
+
+/// Listens under a name in a directory, without waiting for anybody.
+pub(in crate::embedded) fn listen_at(directory: &Path, name: &str) -> io::Result<UnixListener> {
+    let handle = open(directory)?;
+    let listener = UnixListener::bind(short(&handle, name))?;
     listener.set_nonblocking(true)?;
-    Ok((listener, path))
+    Ok(listener)
+}
+
+/// Connects to who listens under a name in a directory.
+pub(in crate::embedded) fn connect_to(directory: &Path, name: &str) -> io::Result<UnixStream> {
+    let handle = open(directory)?;
+    UnixStream::connect(short(&handle, name))
+}
+
+fn open(directory: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat(CWD, directory, flags, Mode::empty())?)
+}
+
+/// A socket's path has at most 107 bytes; a state root may be deeper.
+fn short(directory: &OwnedFd, name: &str) -> PathBuf {
+    Path::new(&format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name)
 }
 
 /// Takes the terminal; the container has sent it before its program was executed.

@@ -1,6 +1,11 @@
 //! A container in the form of `docker inspect`, with the fields Invar has.
 
-use invar_engine::{Container, ExitStatus, Mount, MountKind, Network, State};
+use std::time::Duration;
+
+use invar_engine::{
+    Container, ExitStatus, Health, HealthCheck, HealthResult, Mount, MountKind, Network, Restart,
+    State,
+};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -26,6 +31,7 @@ pub(super) fn describe(found: &Found) -> anyhow::Result<Value> {
         "Image": config.image,
         "Engine": container.engine,
         "Revision": container.revision,
+        "RestartCount": container.restarts,
         "Platform": "linux",
         "HostConfig": host_config(container),
         "Mounts": config.mounts.iter().map(mount).collect::<Vec<_>>(),
@@ -40,6 +46,7 @@ pub(super) fn describe(found: &Found) -> anyhow::Result<Value> {
             "WorkingDir": config.cwd,
             "StopSignal": config.stop_signal,
             "Labels": config.labels,
+            "Healthcheck": config.health.as_ref().map(health_check),
         },
     }))
 }
@@ -51,13 +58,17 @@ fn state(container: &Container) -> Value {
         State::Running => ("running", None),
         State::Paused => ("paused", None),
         State::Exited(ended) => ("exited", Some(ended)),
+        State::Restarting(ended) => ("restarting", Some(ended)),
     };
     let of_end = |read: fn(&ExitStatus) -> Value, default: Value| ended.map_or(default, read);
-    json!({
+    let mut value = json!({
         "Status": status,
-        "Running": matches!(container.state, State::Running | State::Paused),
+        "Running": matches!(
+            container.state,
+            State::Running | State::Paused | State::Restarting(_)
+        ),
         "Paused": container.state == State::Paused,
-        "Restarting": false,
+        "Restarting": matches!(container.state, State::Restarting(_)),
         "Dead": false,
         "OOMKilled": of_end(|ended| json!(ended.oom_killed), json!(false)),
         "Pid": container.init_pid.unwrap_or(0),
@@ -65,7 +76,53 @@ fn state(container: &Container) -> Value {
         "Error": of_end(|ended| json!(ended.error), Value::Null).as_str().unwrap_or_default(),
         "StartedAt": container.started_at.unwrap_or(never),
         "FinishedAt": ended.map_or(never, |ended| ended.finished_at),
+    });
+    if let Some(found) = &container.health {
+        value["Health"] = health(found);
+    }
+    value
+}
+
+fn health(found: &Health) -> Value {
+    let check = |check: &HealthResult| {
+        json!({
+            "Start": check.start,
+            "End": check.end,
+            "ExitCode": check.exit_code,
+            "Output": check.output,
+        })
+    };
+    json!({
+        "Status": found.status.as_str(),
+        "FailingStreak": found.failing_streak,
+        "Log": found.log.iter().map(check).collect::<Vec<_>>(),
     })
+}
+
+/// Times in nanoseconds, as Docker's.
+fn health_check(check: &HealthCheck) -> Value {
+    let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let test: Vec<&str> = std::iter::once("CMD")
+        .chain(check.args.iter().map(String::as_str))
+        .collect();
+    json!({
+        "Test": test,
+        "Interval": nanoseconds(check.interval),
+        "Timeout": nanoseconds(check.timeout),
+        "StartPeriod": nanoseconds(check.start_period),
+        "StartInterval": nanoseconds(check.start_interval),
+        "Retries": check.retries,
+    })
+}
+
+fn restart_policy(restart: Restart) -> Value {
+    let (name, most) = match restart {
+        Restart::No => ("no", 0),
+        Restart::Always => ("always", 0),
+        Restart::UnlessStopped => ("unless-stopped", 0),
+        Restart::OnFailure { most } => ("on-failure", most.unwrap_or(0)),
+    };
+    json!({ "Name": name, "MaximumRetryCount": most })
 }
 
 fn host_config(container: &Container) -> Value {
@@ -77,6 +134,7 @@ fn host_config(container: &Container) -> Value {
     };
     json!({
         "NetworkMode": network,
+        "RestartPolicy": restart_policy(config.restart),
         "AutoRemove": config.auto_remove,
         "ReadonlyRootfs": !config.writable,
         "Init": config.init,
