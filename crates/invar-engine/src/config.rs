@@ -1,6 +1,7 @@
 //! What a container is asked to be: the inputs of a revision.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,6 +41,9 @@ pub struct ContainerConfig {
     pub mounts: Vec<Mount>,
     /// Network namespace.
     pub network: Network,
+    /// How it is reached there and finds others.
+    #[serde(default, skip_serializing_if = "Networking::is_default")]
+    pub networking: Networking,
     /// Limits.
     pub resources: Resources,
     /// Capabilities kept, sorted, as `CAP_…`.
@@ -129,8 +133,79 @@ pub enum Network {
     None,
     /// The host's namespace.
     Host,
+    /// The namespace of another container, by its name or id.
+    Container(String),
     /// A network the engine knows by this name.
     Named(String),
+}
+
+/// How a container of a network is reached and finds others. What is empty is not sent: a
+/// container without any of it has the revision it had before there was this.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Networking {
+    /// Ports of the container that the host passes on, sorted.
+    pub ports: Vec<PublishedPort>,
+    /// More names for it in its network.
+    pub aliases: Vec<String>,
+    /// The one address it must have.
+    pub address: Option<Ipv4Addr>,
+    /// Name servers instead of the host's.
+    pub dns: Vec<IpAddr>,
+    /// Domains in which short names are looked up, instead of the host's.
+    pub dns_search: Vec<String>,
+    /// More lines for `/etc/hosts`.
+    pub hosts: Vec<HostEntry>,
+}
+
+impl Networking {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A port of a container that the host passes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishedPort {
+    /// Inside the container.
+    pub container: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The one address of the host; `None`: all.
+    pub address: Option<IpAddr>,
+    /// On the host; 0: any that is free when the container starts.
+    pub host: u16,
+}
+
+/// A protocol with ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl Protocol {
+    /// `tcp` or `udp`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// A line of `/etc/hosts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostEntry {
+    /// The name.
+    pub name: String,
+    /// Its address; `None`: the host's, as the container reaches it.
+    pub address: Option<IpAddr>,
 }
 
 /// Limits; `None` means the engine's default or no limit, as documented per field.

@@ -1,13 +1,14 @@
 //! A container as every engine describes it.
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::config::ContainerConfig;
+use crate::config::{ContainerConfig, PublishedPort};
 use crate::error::{EngineError, Result};
 
 /// 64 hexadecimal digits naming one container for ever.
@@ -174,6 +175,8 @@ pub struct Container {
     pub created_at: Timestamp,
     /// When it was last started.
     pub started_at: Option<Timestamp>,
+    /// Its places in networks; only while running or paused.
+    pub endpoints: Vec<Endpoint>,
     /// How often its restart policy has started it since somebody did.
     pub restarts: u32,
     /// What its health check says; only while it runs.
@@ -225,6 +228,27 @@ pub struct HealthResult {
     pub exit_code: i32,
     /// The first bytes of what it wrote.
     pub output: String,
+}
+
+/// A container's place in a network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Name of the network.
+    pub network: String,
+    /// Its address there, and how many bits of it name the network.
+    pub address: Option<(Ipv4Addr, u8)>,
+    /// The host's address there.
+    pub gateway: Option<Ipv4Addr>,
+    /// The same in version 6.
+    pub address6: Option<(Ipv6Addr, u8)>,
+    /// The host's address in version 6.
+    pub gateway6: Option<Ipv6Addr>,
+    /// Hardware address: `02:…`.
+    pub mac: String,
+    /// Other names for it in the network.
+    pub aliases: Vec<String>,
+    /// What the host passes on to it, with the ports it got.
+    pub ports: Vec<PublishedPort>,
 }
 
 /// A container's root, as handles that no rename or mount underneath can redirect.

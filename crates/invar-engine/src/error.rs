@@ -64,6 +64,34 @@ pub enum EngineError {
         /// Why.
         reason: String,
     },
+    /// No network has this name.
+    #[error("no network named {name:?}")]
+    NetworkNotFound {
+        /// What was asked for.
+        name: String,
+    },
+    /// A network that containers are in.
+    #[error("the network {name:?} is in use by {containers}")]
+    NetworkInUse {
+        /// The network.
+        name: String,
+        /// Names of the containers.
+        containers: String,
+    },
+    /// Every address of a network is taken, or the one that was asked for.
+    #[error("the network {network:?} has no address for the container: {reason}")]
+    NoAddress {
+        /// The network.
+        network: String,
+        /// Which addresses there are, and who has them.
+        reason: String,
+    },
+    /// A port of the host that something else listens on.
+    #[error("port {port} of the host is in use by another program or container")]
+    PortTaken {
+        /// Address, port and protocol.
+        port: String,
+    },
     /// A value of the configuration that cannot work.
     #[error("{what}: {reason}")]
     InvalidConfig {

@@ -24,11 +24,12 @@ pub mod files;
 mod usage;
 
 pub use config::{
-    ContainerConfig, HealthCheck, Mount, MountKind, Network, Resources, Restart, User,
+    ContainerConfig, HealthCheck, HostEntry, Mount, MountKind, Network, Networking, Protocol,
+    PublishedPort, Resources, Restart, User,
 };
 pub use container::{
-    Container, ContainerId, ContainerName, ExitStatus, Health, HealthResult, HealthStatus,
-    Revision, RootFs, State, Upper,
+    Container, ContainerId, ContainerName, Endpoint, ExitStatus, Health, HealthResult,
+    HealthStatus, Revision, RootFs, State, Upper,
 };
 pub use engine::{Attached, Attachment, Engine, ExecConfig, LogOptions, LogStream, Stdio, Update};
 pub use error::{EngineError, Result};

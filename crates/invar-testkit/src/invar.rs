@@ -39,7 +39,11 @@ impl Invar {
     /// `invar ARGS`, not yet run.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
-        command.env("INVAR_ROOT", self.root()).args(args);
+        // Tests of everything else need no network; those that do say which.
+        command
+            .env("INVAR_ROOT", self.root())
+            .env("INVAR_NETWORK", "none")
+            .args(args);
         command
     }
 
@@ -70,5 +74,6 @@ impl Drop for Invar {
         for id in String::from_utf8_lossy(&listing.stdout).lines() {
             drop(self.output(&["rm", "--force", &format!("embedded:{id}")]));
         }
+        drop(self.output(&["network", "prune"]));
     }
 }

@@ -5,6 +5,7 @@
 //! - [`podman`]: a Podman with storage of its own.
 //! - [`registry`]: a private registry, with TLS and an account when asked for.
 //! - [`invar`]: the binary under test with a state root of its own, emptied at the end.
+//! - [`machine`]: network namespaces as machines of their own.
 //!
 //! A missing tool panics with what to install: a test never passes because it could not run.
 #![forbid(unsafe_code)]
@@ -16,6 +17,7 @@
 
 pub mod docker;
 pub mod invar;
+pub mod machine;
 mod patience;
 pub mod podman;
 pub mod registry;

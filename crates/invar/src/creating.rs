@@ -5,14 +5,15 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use fs_err as fs;
-use invar_engine::{ContainerConfig, ContainerId, ContainerName, Engine, EngineError};
+use invar_engine::embedded::EmbeddedEngine;
+use invar_engine::{ContainerConfig, ContainerId, ContainerName, Engine, EngineError, Network};
 use invar_image::{Config, Image, ImageError, ImageStore, Reference};
 
 use crate::commands::pull::pull;
 use crate::container_config::{self, Host, ImageHealth, ImageSettings, Options, PullPolicy};
 use crate::exit::Advise as _;
-use crate::names;
 use crate::registries::{RegistryFlags, Show};
+use crate::{names, printer};
 
 /// Random names to try before one with digits, which is as good as unique.
 const ATTEMPTS: usize = 8;
@@ -49,7 +50,44 @@ pub(crate) fn configure(
         config: found.config.config().as_ref().unwrap_or(&none),
         health: ImageHealth::of(&images.raw_config(&found.id)?),
     };
-    container_config::resolve(options, command, &settings, &Host::here()?)
+    let resolved = container_config::resolve(options, command, &settings, &Host::here()?)?;
+    tell_of_network(options, &resolved);
+    Ok(resolved)
+}
+
+/// Says what is different from what a user of Docker expects.
+fn tell_of_network(options: &Options, config: &ContainerConfig) {
+    if options.network.is_none() && config.network == Network::None {
+        printer::note(
+            "the container has no network, for this host lacks the program nft; install the \
+             package nftables, or say --network none",
+        );
+    }
+    let publishes = options.publish_all || !options.publish.is_empty();
+    if publishes && config.network == Network::Host {
+        printer::note("--publish does nothing with --network host: its ports are the host's");
+    }
+}
+
+/// Names the chain of somebody's firewall that keeps published ports closed. Asking takes some
+/// milliseconds, so only who publishes is told.
+pub(crate) fn tell_of_firewall(engine: &EmbeddedEngine) {
+    // What cannot be asked is no reason not to start.
+    let Ok(facts) = engine.network_facts() else {
+        return;
+    };
+    if let Some(chain) = facts.others.iter().find(|chain| chain.is_in_the_way()) {
+        let place = format!("{} {} {}", chain.family, chain.table, chain.chain);
+        let place = printer::escape(place.as_bytes()).into_owned();
+        printer::note(format!(
+            "other machines and networks may not be reached, nor reach published ports: the \
+             chain {place} of this host's firewall drops what it does not know"
+        ));
+        printer::hint(&format!(
+            "let the bridges pass: nft insert rule {place} 'iifname \"invar*\" accept'; \
+             nft insert rule {place} 'oifname \"invar*\" accept'"
+        ));
+    }
 }
 
 /// The image, from its registry when that is asked for or needed.

@@ -48,6 +48,18 @@ fn of_engine(error: &EngineError) -> Option<String> {
         EngineError::ProgramNotFound { .. } => {
             "check the spelling, and that the image has it in the container's PATH".to_owned()
         }
+        EngineError::NetworkNotFound { name } => {
+            format!(
+                "list the networks with: invar network ls; make it with: invar network create {name}"
+            )
+        }
+        EngineError::NetworkInUse { .. } => {
+            "stop those containers first: invar stop NAME".to_owned()
+        }
+        EngineError::PortTaken { .. } => {
+            "see who has it with: ss -lntup, invar ps; or publish another port of the host"
+                .to_owned()
+        }
         EngineError::Image(error) => return of_image(error),
         _ => return None,
     };
@@ -78,12 +90,12 @@ const DOCKER_FLAGS: &[(&[&str], &str)] = &[
          system calls that belong to a capability",
     ),
     (
-        &["-p", "--publish", "-P", "--publish-all", "--expose"],
-        "published ports are not there yet; --network host shares the host's network",
+        &["--link"],
+        "containers of a network made with invar network create find each other by name",
     ),
     (
-        &["--link", "--network-alias", "--ip", "--dns", "--add-host"],
-        "container networks are not there yet; --network is none or host",
+        &["--ip6", "--mac-address", "--dns-option"],
+        "version 6 and hardware addresses follow from --ip; resolver options are the host's",
     ),
     (
         &["--device", "--device-cgroup-rule"],
@@ -210,12 +222,11 @@ const DOCKER_COMMANDS: &[(&[&str], &str)] = &[
     ),
     (&["info"], "ask what this host can do: invar doctor"),
     (&["version"], "invar --version"),
-    (&["history"], "its layers are in: invar inspect NAME"),
     (
         &[
             "compose", "stack", "swarm", "service", "node", "secret", "config",
         ],
-        "start each container with: invar run -d --restart always",
+        "describe the services in a compose.yaml, and bring them up with: invar deploy",
     ),
     (
         &["volume"],

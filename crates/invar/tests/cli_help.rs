@@ -7,6 +7,7 @@ fn invar(args: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_invar"))
         .args(args)
         .env_remove("INVAR_ROOT")
+        .env_remove("INVAR_NETWORK")
         .env("COLUMNS", "100")
         .output()
         .unwrap();
@@ -16,7 +17,7 @@ fn invar(args: &[&str]) -> String {
 
 #[test]
 fn help_of_run_exec_and_logs_reads_well() {
-    for command in ["run", "exec", "logs", "ps"] {
+    for command in ["run", "exec", "logs", "ps", "network", "port"] {
         insta::assert_snapshot!(command, invar(&[command, "--help"]));
     }
 }
@@ -29,9 +30,9 @@ fn every_container_command_is_listed_and_completed() {
         .map(|shell| invar(&["completions", shell]))
         .collect();
     for command in [
-        "create", "diff", "exec", "images", "import", "inspect", "kill", "load", "logs", "pause",
-        "ps", "rename", "restart", "rm", "rmi", "run", "save", "start", "stop", "tag", "unpause",
-        "wait",
+        "create", "diff", "exec", "images", "import", "inspect", "kill", "load", "logs", "network",
+        "pause", "port", "ps", "rename", "restart", "rm", "rmi", "run", "save", "start", "stop",
+        "tag", "unpause", "wait",
     ] {
         assert!(
             help.contains(&format!("\n  {command} ")),

@@ -307,6 +307,7 @@ fn a_million_entries_take_bounded_memory() {
         .arg(env!("CARGO_BIN_EXE_invar"))
         .args(["import", "many", "-"])
         .env("INVAR_ROOT", invar.root())
+        .env("INVAR_NETWORK", "none")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -186,7 +186,7 @@ fn listings_show_what_docker_shows() {
     let heading: Vec<&str> = table.lines().next().unwrap().split_whitespace().collect();
     assert_eq!(
         heading.join(" "),
-        "CONTAINER ID IMAGE COMMAND CREATED STATUS NAME ENGINE"
+        "CONTAINER ID IMAGE COMMAND CREATED STATUS PORTS NAME ENGINE"
     );
     for words in [["web", "Up ", "embedded"], ["idle", "Created", "ago"]] {
         let row = table.lines().find(|line| line.contains(words[0])).unwrap();
@@ -325,4 +325,59 @@ fn an_image_stays_while_a_container_needs_it() {
     invar.run(&["start", "-a", "user"]);
     invar.run(&["rm", "user"]);
     invar.run(&["rmi", "busybox"]);
+}
+
+#[test]
+fn listings_are_filtered_as_with_docker() {
+    let invar = busybox();
+    invar.run(&[
+        "run",
+        "-d",
+        "--name",
+        "web-1",
+        "-l",
+        "tier=front",
+        "busybox",
+        "sleep",
+        "1000",
+    ]);
+    invar.run(&[
+        "run",
+        "-d",
+        "--name",
+        "web-2",
+        "-l",
+        "tier=back",
+        "busybox",
+        "sleep",
+        "1000",
+    ]);
+    drop(invar.output(&["run", "--name", "job", "busybox", "sh", "-c", "exit 3"]));
+    let names = |filters: &[&str]| {
+        let mut args = vec!["ps", "--engine", "embedded", "--format", "json"];
+        for filter in filters {
+            args.extend(["-f", filter]);
+        }
+        let listed: serde_json::Value = serde_json::from_str(&invar.run(&args)).unwrap();
+        let listed = listed.as_array().unwrap().iter();
+        let mut names: Vec<String> = listed
+            .map(|container| container["name"].as_str().unwrap().to_owned())
+            .collect();
+        names.sort();
+        names.join(" ")
+    };
+    for (filters, expected) in [
+        (&["name=web"][..], "web-1 web-2"),
+        (&["name=web-1", "name=web-2"], "web-1 web-2"),
+        (&["label=tier=front"], "web-1"),
+        (&["label=tier", "name=2"], "web-2"),
+        (&["status=exited"], "job"),
+        (&["exited=3"], "job"),
+        (&["exited=0"], ""),
+        (&["ancestor=busybox", "status=running"], "web-1 web-2"),
+        (&["health=none", "name=web-1"], "web-1"),
+    ] {
+        assert_eq!(names(filters), expected, "{filters:?}");
+    }
+    assert_eq!(outcome(&invar, &["ps", "-f", "color=red"]).0, Some(2));
 }

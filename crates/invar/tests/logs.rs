@@ -90,3 +90,65 @@ fn a_reader_that_has_enough_ends_it_quietly() {
     let (code, _, said) = outcome_of(&reader.wait_with_output().unwrap());
     assert_eq!((code, said.as_str()), (Some(0), ""));
 }
+
+#[test]
+fn lines_are_chosen_by_time() {
+    let invar = busybox();
+    let script = "echo early; while [ ! -e /tmp/go ]; do sleep 0.02; done; echo late";
+    invar.run(&["run", "-d", "--name", "c", "busybox", "sh", "-c", script]);
+    support::wait_for_log(&invar, "c", "early");
+    let between = jiff::Timestamp::now().to_string();
+    invar.run(&["exec", "c", "touch", "/tmp/go"]);
+    assert_eq!(invar.run(&["wait", "c"]), "0");
+    assert_eq!(invar.run(&["logs", "--since", &between, "c"]), "late");
+    assert_eq!(invar.run(&["logs", "--until", &between, "c"]), "early");
+    assert_eq!(invar.run(&["logs", "--since", "1h", "c"]), "early\nlate");
+    assert_eq!(
+        invar.run(&["logs", "--since", "1h", "-n", "1", "c"]),
+        "late"
+    );
+    assert_eq!(
+        outcome(&invar, &["logs", "--since", "soon", "c"]).0,
+        Some(2)
+    );
+}
+
+#[test]
+fn a_followed_log_ends_at_the_time_asked_for() {
+    let invar = busybox();
+    let script = "while :; do echo tick; sleep 0.02; done";
+    invar.run(&["run", "-d", "--name", "c", "busybox", "sh", "-c", script]);
+    let end = jiff::Timestamp::now() + jiff::SignedDuration::from_millis(400);
+    let said = invar.run(&["logs", "-f", "--until", &end.to_string(), "c"]);
+    assert!(
+        said.lines().count() > 1 && jiff::Timestamp::now() >= end,
+        "{said}"
+    );
+}
+
+#[test]
+fn a_log_that_was_put_aside_is_followed_without_a_gap() {
+    let invar = busybox();
+    // More than one log holds (16 MiB), less than two.
+    let script = "while [ ! -e /tmp/go ]; do sleep 0.02; done; seq 400000 | awk '{ printf \"line %010d of a long log\\n\", $1 }'";
+    invar.run(&["run", "-d", "--name", "c", "busybox", "sh", "-c", script]);
+    let follower = spawn(&invar, &["logs", "-f", "c"]);
+    invar.run(&["exec", "c", "touch", "/tmp/go"]);
+    let (code, said, _) = outcome_of(&follower.wait_with_output().unwrap());
+    assert_eq!(code, Some(0));
+    let numbers = said.lines().enumerate();
+    for (index, line) in numbers {
+        assert!(
+            line.starts_with(&format!("line {:010} ", index + 1)),
+            "{line}"
+        );
+    }
+    assert_eq!(said.lines().count(), 400_000);
+    let id = support::inspect(&invar, "c")["Id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let directory = invar.root().join("containers").join(id);
+    assert!(directory.join("log.1").exists(), "it was put aside");
+    assert!(invar.run(&["logs", "-n", "1", "c"]).contains("0000400000"));
+}

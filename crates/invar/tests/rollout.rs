@@ -7,12 +7,14 @@ mod support;
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use fs_err as fs;
+use invar_testkit::docker::PrivateDocker;
 use invar_testkit::invar::Invar;
 use invar_testkit::{checked, eventually};
 use support::{empty, outcome};
@@ -192,6 +194,9 @@ const CANARY: &str =
     "    deploy: { replicas: 2 }\n    x-invar: { rollout: { steps: [10%, 50%], hold: 2s } }\n";
 const AT_ONCE: &str = "    x-invar: { rollout: { hold: 1s, healthy_within: 5s } }\n";
 
+const BRIEF: &str =
+    "    x-invar: { rollout: { steps: [50%], hold: 500ms, keep: 0, margin: 3% } }\n";
+
 fn version(version: &str, rest: &str) -> String {
     format!("    image: app:{version}\n{rest}")
 }
@@ -282,21 +287,24 @@ fn a_revision_that_does_not_work_leaves_the_old_one_and_says_why() {
 #[test]
 fn a_deploy_that_is_killed_anywhere_is_finished_by_the_next_one() {
     let rig = Rig::new();
-    rig.must_deploy(&version("v1", AT_ONCE));
+    rig.must_deploy(&version("v1", BRIEF));
     let load = Load::start(rig.port);
-    for dies_at in 0..8 {
-        let wanted = if dies_at % 2 == 0 { "v3" } else { "v1" };
-        let file = rig.file(&version(wanted, AT_ONCE));
+    let mut kills = 0;
+    for (round, dies_at) in [0, 1, 3, 5, 7, 9, 12, 16].into_iter().enumerate() {
+        let wanted = if round % 2 == 0 { "v3" } else { "v1" };
+        let file = rig.file(&version(wanted, BRIEF));
         let killed = rig
             .command(&["deploy", "-f", file.to_str().unwrap()])
             .env("INVAR_ROLLOUT_DIES_AT", dies_at.to_string())
             .output()
             .unwrap();
         assert_ne!(killed.status.code(), Some(1), "{dies_at}: {killed:?}");
-        rig.must_deploy(&version(wanted, AT_ONCE));
+        kills += u32::from(killed.status.signal() == Some(9));
+        rig.must_deploy(&version(wanted, BRIEF));
         assert_eq!(rig.ask(), wanted, "killed at {dies_at}");
     }
     let seen = load.end();
+    assert!(kills >= 6, "only {kills} were killed");
     let is_good = |answer: &String| answer == "200 v1" || answer == "200 v3";
     assert!(seen.keys().all(is_good), "{seen:?}");
 }
@@ -323,4 +331,72 @@ fn a_dry_run_says_what_is_replaced_and_why_and_changes_nothing() {
     let (code, _, err) = outcome(&rig.invar, &["rollback", "nothing"]);
     assert_eq!(code, Some(1));
     assert!(err.contains("no service named \"nothing\""), "{err}");
+}
+
+/// A bridge for one daemon, gone at the end.
+struct Bridge(String);
+
+impl Bridge {
+    fn new() -> Self {
+        let number = std::process::id() % 200;
+        let bridge = Self(format!("inv-t{number}"));
+        for args in [
+            format!("link add {} type bridge", bridge.0),
+            format!("addr add 10.213.{number}.1/24 dev {}", bridge.0),
+            format!("link set {} up", bridge.0),
+        ] {
+            checked(Command::new("ip").args(args.split(' ')));
+        }
+        bridge
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        drop(Command::new("ip").args(["link", "del", &self.0]).status());
+    }
+}
+
+#[test]
+fn containers_of_docker_are_deployed_and_reached_on_their_bridge() {
+    let rig = Rig::new();
+    let bridge = Bridge::new();
+    // The later one of two equal flags counts.
+    let docker = PrivateDocker::start_with(&[&format!("--bridge={}", bridge.0)]);
+    for version in ["v1", "v3"] {
+        let archive = rig.invar.root().join("image.tar");
+        let archive = archive.to_str().unwrap();
+        rig.invar
+            .run(&["save", "-o", archive, &format!("app:{version}")]);
+        docker.run(&["load", "-i", archive]);
+        fs::remove_file(archive).unwrap();
+    }
+    let deploy = |name: &str| {
+        let file = rig.file(&version(name, CANARY));
+        let args = ["deploy", "--engine", "docker", "-f", file.to_str().unwrap()];
+        let output = rig
+            .command(&args)
+            .env("DOCKER_HOST", docker.host())
+            .output();
+        let (code, out, err) = support::outcome_of(&output.unwrap());
+        assert_eq!(code, Some(0), "{out}\n{err}");
+    };
+    deploy("v1");
+    assert_eq!(rig.ask(), "v1");
+    let load = Load::start(rig.port);
+    deploy("v3");
+    let seen = load.end();
+    assert_eq!(rig.ask(), "v3");
+    assert!(
+        seen.keys().all(|answer| answer.starts_with("200 ")),
+        "{seen:?}"
+    );
+    checked(
+        rig.command(&["rollback", "web"])
+            .env("DOCKER_HOST", docker.host()),
+    );
+    assert_eq!(rig.ask(), "v1");
+    docker.run(&["ps", "--quiet"]).lines().for_each(|id| {
+        docker.run(&["rm", "--force", id]);
+    });
 }

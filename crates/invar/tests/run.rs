@@ -199,6 +199,7 @@ fn a_signal_that_the_caller_ignores_is_not_passed_on() {
         .arg(env!("CARGO_BIN_EXE_invar"))
         .args(["run", "--name", "kept", "busybox", "sh", "-c", script])
         .env("INVAR_ROOT", invar.root())
+        .env("INVAR_NETWORK", "none")
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
@@ -249,7 +250,15 @@ fn the_program_starts_with_no_signal_blocked_or_ignored() {
         let mut shell = Command::new("sh");
         shell.args(["-c", "trap '' HUP INT QUIT USR1; exec \"$@\"", "sh"]);
         shell.arg(env!("CARGO_BIN_EXE_invar")).args(args);
-        text(&invar_testkit::checked(shell.args(program).env("INVAR_ROOT", invar.root())).stdout)
+        text(
+            &invar_testkit::checked(
+                shell
+                    .args(program)
+                    .env("INVAR_ROOT", invar.root())
+                    .env("INVAR_NETWORK", "none"),
+            )
+            .stdout,
+        )
     };
     let nothing = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000";
     assert_eq!(ignoring(&["run", "--rm", "busybox"]), nothing);

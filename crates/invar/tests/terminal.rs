@@ -121,3 +121,12 @@ fn a_detached_terminal_is_in_the_log() {
     assert_eq!(invar.run(&["wait", &id]), "0");
     assert_eq!(invar.run(&["logs", &id]).trim_end(), "all");
 }
+
+#[test]
+fn an_exec_follows_the_size_of_its_terminal() {
+    let invar = busybox();
+    invar.run(&["run", "-d", "--name", "c", "busybox", "sleep", "1000"]);
+    let command = format!("$INVAR exec -it c sh -c 'trap \"stty size; exit 4\" WINCH; {LOOP}'");
+    let said = on_terminal(&invar, &command, &[("ready", "size:50x90")]);
+    assert!(said.contains("50 90") && said.ends_with("exit=4"), "{said}");
+}

@@ -8,6 +8,7 @@ use bollard::query_parameters::CreateContainerOptionsBuilder;
 use tokio::runtime::Runtime;
 
 use super::api_error;
+use super::networks;
 use crate::config::{ContainerConfig, Mount, MountKind, Network};
 use crate::container::{ContainerId, ContainerName};
 use crate::error::{EngineError, Result};
@@ -64,8 +65,20 @@ fn host(config: &ContainerConfig) -> HostConfig {
         network_mode: Some(match &config.network {
             Network::None => "none".to_owned(),
             Network::Host => "host".to_owned(),
+            Network::Container(other) => format!("container:{other}"),
             Network::Named(name) => name.clone(),
         }),
+        port_bindings: Some(networks::bindings(&config.networking)),
+        dns: Some(
+            config
+                .networking
+                .dns
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        ),
+        dns_search: Some(config.networking.dns_search.clone()),
+        extra_hosts: Some(networks::extra_hosts(&config.networking)),
         memory: config.resources.memory.map(signed),
         nano_cpus: config.resources.nano_cpus.map(signed),
         pids_limit: Some(signed(config.resources.pids)),
@@ -152,6 +165,8 @@ mod tests {
             stop_signal: "SIGINT".to_owned(),
             auto_remove: false,
             labels: [("a".to_owned(), "b".to_owned())].into(),
+            restart: crate::config::Restart::default(),
+            health: None,
         };
         let body = body(&config).unwrap();
         assert_eq!(body.entrypoint, Some(vec!["serve".to_owned()]));

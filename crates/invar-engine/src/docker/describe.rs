@@ -10,6 +10,7 @@ use bollard::models::{
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
+use super::networks;
 use crate::config::{ContainerConfig, Mount, MountKind, Network, Resources, Restart, User};
 use crate::container::{
     Container, ContainerId, ContainerName, ExitStatus, Health, HealthStatus, Revision, State,
@@ -45,6 +46,7 @@ pub(super) fn container(
         created_at: timestamp(answer.created.as_ref().map(ToString::to_string).as_deref())
             .unwrap_or(Timestamp::UNIX_EPOCH),
         started_at: timestamp(state.started_at.as_deref()),
+        endpoints: networks::endpoints(answer),
         restarts: answer
             .restart_count
             .and_then(|count| u32::try_from(count).ok())
@@ -123,6 +125,7 @@ fn config(answer: &ContainerInspectResponse) -> Result<ContainerConfig> {
         writable: !host.readonly_rootfs.unwrap_or(false),
         mounts: mounts(answer.mounts.as_deref().unwrap_or_default(), &host)?,
         network: network(host.network_mode.as_deref().unwrap_or_default()),
+        networking: networks::asked(&host),
         resources: resources(&host),
         capabilities: host.cap_add.clone().unwrap_or_default(),
         init: host.init.unwrap_or(false),

@@ -15,6 +15,7 @@ mod create;
 mod describe;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod networks;
 mod processes;
 mod recreate;
 mod root;

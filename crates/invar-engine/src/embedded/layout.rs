@@ -10,6 +10,7 @@
 //!                 health     what its health check has found
 //!                 rootfs/    where its root is mounted, in the shim's own namespace
 //!                 runtime/   what the runtime keeps of a run
+//! networks/<id>.resolver     locked while the network's resolver runs
 //! volumes/<name>/            files of a named volume
 //! events, events.1           what happened to containers
 //! ```
@@ -39,6 +40,10 @@ impl Layout {
 
     pub(super) fn container(&self, id: &ContainerId) -> Directory {
         Directory(self.containers().join(id.as_str()))
+    }
+
+    pub(super) fn networks(&self) -> PathBuf {
+        self.0.join("networks")
     }
 
     pub(super) fn volumes(&self) -> PathBuf {

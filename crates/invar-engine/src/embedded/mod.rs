@@ -21,6 +21,8 @@ mod init;
 mod journal;
 mod layout;
 mod logs;
+mod network;
+mod place;
 mod registry;
 mod restart;
 mod root;
@@ -48,10 +50,16 @@ use rustix::process::WaitStatus;
 
 use self::cgroup::Group;
 use self::layout::{Directory, Layout};
+use self::network::Networks;
+#[cfg(fuzzing)]
+pub use self::network::fuzzing;
+pub use self::network::{
+    DEFAULT_NETWORK, ForeignChain, NetworkFacts, NetworkInfo, NetworkOptions, has_bridges,
+};
 use self::registry::{Entry, Registry};
 use self::runtime::spec;
 use self::status::{Now, Phase, Record, Run, Status};
-use crate::config::{ContainerConfig, MountKind};
+use crate::config::{ContainerConfig, MountKind, Network};
 use crate::container::{
     Container, ContainerId, ContainerName, ExitStatus, Health, HealthStatus, RootFs, State,
 };
@@ -72,13 +80,15 @@ pub struct EmbeddedEngine {
     layout: Layout,
     images: ImageStore,
     registry: Registry,
+    networks: Networks,
     /// The status files of what this value started: one that removes itself at its end (`--rm`)
     /// can then still be waited for.
     started: Mutex<HashMap<ContainerId, Status>>,
 }
 
 /// Runs one of the roles this program plays besides its commands, when the first argument names
-/// one: the shim, what it becomes while it waits, the helper of `exec`, a container's init. They come before everything else a
+/// one: the shim, what it becomes while it waits, the helper of `exec`, a container's init, a
+/// network's resolver. They come before everything else a
 /// program does at its start, because they must stay small and single-threaded.
 pub fn play_role(args: &[String]) -> Option<ExitCode> {
     let (role, rest) = args.get(1..)?.split_first()?;
@@ -87,6 +97,7 @@ pub fn play_role(args: &[String]) -> Option<ExitCode> {
         "shim-restart" => Some(restart::main(rest)),
         "exec-helper" => Some(exec::main(rest)),
         "init" => Some(init::main(rest)),
+        "resolver" => Some(network::resolver::main(rest)),
         _ => None,
     }
 }
@@ -100,6 +111,7 @@ impl EmbeddedEngine {
         let images = ImageStore::open(&root)?;
         Ok(Self {
             registry: Registry::open(images.database())?,
+            networks: Networks::open(&layout, images.database())?,
             images,
             started: Mutex::default(),
             layout,
@@ -111,8 +123,37 @@ impl EmbeddedEngine {
         &self.images
     }
 
+    /// Makes a network for containers; its id.
+    pub fn create_network(&self, name: &str, options: &NetworkOptions) -> Result<String> {
+        self.networks.create(name, options)
+    }
+
+    /// Every network that was made, and the default one once a container was in it.
+    pub fn networks(&self) -> Result<Vec<NetworkInfo>> {
+        self.networks.list()
+    }
+
+    /// What networks need of this host, and what may stand in their way.
+    pub fn network_facts(&self) -> Result<NetworkFacts> {
+        self.networks.facts()
+    }
+
+    /// Removes a network that no running container is in; its name.
+    pub fn remove_network(&self, name: &str) -> Result<String> {
+        self.networks.remove(name)
+    }
+
     /// What a container is and does. A run whose shim was killed is ended here.
     fn observe(&self, entry: &Entry) -> Result<Container> {
+        let mut container = self.observe_process(entry)?;
+        if container.init_pid.is_some() && matches!(entry.config.network, Network::Named(_)) {
+            container.endpoints = self.networks.endpoint_of(&entry.id)?;
+        }
+        Ok(container)
+    }
+
+    /// The same without its places in networks.
+    fn observe_process(&self, entry: &Entry) -> Result<Container> {
         let directory = self.layout.container(&entry.id);
         let mut status = Status::open(&directory)?;
         // The lock first: a shim records the end before it lets go.
@@ -133,6 +174,7 @@ impl EmbeddedEngine {
             init_pid: now.started.filter(|_| is_up).map(|(init, _, _)| init.pid),
             created_at: entry.created_at,
             started_at: now.started.map(|(_, _, at)| at),
+            endpoints: Vec::new(),
             restarts: now.restarts,
             health: is_up
                 .then(|| health_of(&entry.config, &directory, &now))
@@ -162,6 +204,9 @@ impl EmbeddedEngine {
             Phase::Created | Phase::Ended(_) => return Ok(()),
         };
         clear_run(&entry.id, directory)?;
+        if matches!(entry.config.network, Network::Named(_)) {
+            self.networks.release(&entry.id)?;
+        }
         status.append(&Record::Ended(ExitStatus {
             code,
             oom_killed: false,
@@ -332,10 +377,20 @@ impl Engine for EmbeddedEngine {
 
     fn list(&self) -> Result<Vec<Container>> {
         let entries = self.registry.all()?;
+        let mut endpoints = self.networks.endpoints()?;
+        if !endpoints.is_empty() {
+            // A listing must not fail for want of a resolver.
+            self.networks.mend().ok();
+        }
         let mut containers = Vec::with_capacity(entries.len());
         for entry in entries {
-            match self.observe(&entry) {
-                Ok(container) => containers.push(container),
+            match self.observe_process(&entry) {
+                Ok(mut container) => {
+                    if container.init_pid.is_some() {
+                        container.endpoints = endpoints.remove(&entry.id).unwrap_or_default();
+                    }
+                    containers.push(container);
+                }
                 // Removed since the registry was read.
                 Err(EngineError::Io { source, .. })
                     if source.kind() == std::io::ErrorKind::NotFound => {}
@@ -350,6 +405,9 @@ impl Engine for EmbeddedEngine {
     }
 
     fn create(&self, name: &ContainerName, config: &ContainerConfig) -> Result<ContainerId> {
+        if let Network::Named(network) = &config.network {
+            self.networks.require(network)?;
+        }
         // Most that are created are started at once.
         cgroup::expect_move();
         // What cannot be removed must not keep new containers from being made.

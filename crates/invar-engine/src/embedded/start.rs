@@ -3,7 +3,6 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process;
 use std::time::{Duration, Instant};
 
@@ -35,7 +34,12 @@ impl EmbeddedEngine {
         let directory = self.layout.container(&entry.id);
         let mut status = claim(self, entry, &directory)?;
         status.append(&Record::Starting)?;
-        self.start_claimed(entry, status, stdio, History::default())
+        let started = self.start_claimed(entry, status, stdio, History::default());
+        if started.is_err() && matches!(entry.config.network, Network::Named(_)) {
+            // The error that stopped it matters more than what taking its place back says.
+            self.networks.release_if_dead(&entry.id).ok();
+        }
+        started
     }
 
     /// As [`Self::start_entry`], for a container that is claimed and recorded as starting.
@@ -53,14 +57,15 @@ impl EmbeddedEngine {
             action: "start the container's shim",
             reason: source.to_string(),
         };
+        let placed = self.place(entry)?;
         let request = Request {
             id: entry.id.clone(),
             root: self.layout.root().to_owned(),
             directory: directory.path().to_owned(),
             capabilities: available(&entry.config.capabilities),
             cwd: entry.config.cwd.clone(),
-            files: etc_files(entry),
-            host_network: entry.config.network == Network::Host,
+            files: placed.files,
+            place: placed.place,
             tty: entry.config.tty,
             interactive: entry.config.interactive,
             attached: matches!(stdio, Stdio::Attached { .. }),
@@ -73,7 +78,7 @@ impl EmbeddedEngine {
             health: None,
         };
         // It gets ready while the root is mounted, and ends by itself when that fails.
-        let control = spawn(&status, stdio).map_err(failed)?;
+        let control = spawn(&status, placed.handles, stdio).map_err(failed)?;
         drop(status);
         channel::send(&control, &request).map_err(failed)?;
         let (root, health) = self.prepare(entry, &directory)?;
@@ -162,12 +167,13 @@ pub(super) fn open_files() -> u64 {
 }
 
 /// Executes this program as a shim; our end of the conversation with it.
-fn spawn(status: &Status, stdio: Stdio) -> std::io::Result<UnixStream> {
+fn spawn(status: &Status, network: Vec<OwnedFd>, stdio: Stdio) -> std::io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     let theirs = OwnedFd::from(theirs);
     let file = read_only_self()?;
     // Copies of our own, because the handles themselves must not pass into other programs.
-    let handles = [theirs, status.handle().try_clone_to_owned()?];
+    let mut handles = vec![theirs, status.handle().try_clone_to_owned()?];
+    handles.extend(network);
     let mut shim = command(file.as_fd());
     shim.arg("shim").env_clear().current_dir("/");
     for handle in &handles {
@@ -207,29 +213,6 @@ pub(super) fn available(wanted: &[String]) -> Vec<String> {
         })
         .cloned()
         .collect()
-}
-
-/// The files in `/etc` in which a container finds its own name and the resolver.
-fn etc_files(entry: &Entry) -> Vec<(String, String)> {
-    let name = spec::hostname(&entry.id, &entry.config);
-    let (hosts, resolver) = match entry.config.network {
-        Network::Host => (of_host("/etc/hosts"), of_host("/etc/resolv.conf")),
-        _ => (hosts(name), String::new()),
-    };
-    let files = [
-        ("hostname", format!("{name}\n")),
-        ("hosts", hosts),
-        ("resolv.conf", resolver),
-    ];
-    files.map(|(name, text)| (name.to_owned(), text)).into()
-}
-
-fn hosts(name: &str) -> String {
-    format!("127.0.0.1\tlocalhost {name}\n::1\tlocalhost ip6-localhost ip6-loopback\n")
-}
-
-fn of_host(path: &str) -> String {
-    fs::read_to_string(Path::new(path)).unwrap_or_default()
 }
 
 impl EmbeddedEngine {

@@ -23,8 +23,10 @@ impl Order {
     pub(crate) fn of(container: &Container, settings: &Value) -> Self {
         let reasons = [
             published_port(settings),
+            asked_port(container),
             host_network(container, settings),
             fixed_address(settings),
+            asked_address(container),
             writable_volume(container),
         ];
         match reasons.into_iter().flatten().next() {
@@ -42,6 +44,17 @@ fn published_port(settings: &Value) -> Option<String> {
         // Without a number the engine chooses one, another for each container.
         .find(|port| !port.is_empty() && *port != "0")?;
     Some(format!("it publishes the host's port {port}"))
+}
+
+fn asked_port(container: &Container) -> Option<String> {
+    let mut ports = container.config.networking.ports.iter();
+    let port = ports.find(|port| port.host != 0)?;
+    Some(format!("it publishes the host's port {}", port.host))
+}
+
+fn asked_address(container: &Container) -> Option<String> {
+    let address = container.config.networking.address?;
+    Some(format!("it has the fixed address {address}"))
 }
 
 fn host_network(container: &Container, settings: &Value) -> Option<String> {

@@ -276,21 +276,30 @@ fn instance(definition: &Definition, rollout: &Rollout, role: Role) -> Result<Co
     if role == Role::Baseline {
         labels.insert(BASELINE_LABEL.to_owned(), "true".to_owned());
     }
-    if config.network == Network::Host {
-        for (index, port) in definition.ports.iter().enumerate() {
+    tell_ports(&mut config, definition)?;
+    Ok(config)
+}
+
+/// Tells a container where to listen. With the host's network each has a port of its own; with an
+/// address of its own it is the target port, unless its environment says otherwise.
+fn tell_ports(config: &mut ContainerConfig, definition: &Definition) -> Result<()> {
+    for (index, port) in definition.ports.iter().enumerate() {
+        let name = match index {
+            0 => "PORT".to_owned(),
+            _ => format!("PORT_{}", port.target),
+        };
+        let setting = format!("{name}=");
+        if config.network == Network::Host {
             let free = free_port()?;
-            let name = match index {
-                0 => "PORT".to_owned(),
-                _ => format!("PORT_{}", port.target),
-            };
-            let setting = format!("{name}=");
             config.env.retain(|other| !other.starts_with(&setting));
             config.env.push(setting + &free.to_string());
             let label = format!("{PORT_LABEL}{}", port.target);
             config.labels.insert(label, free.to_string());
+        } else if !config.env.iter().any(|other| other.starts_with(&setting)) {
+            config.env.push(setting + &port.target.to_string());
         }
     }
-    Ok(config)
+    Ok(())
 }
 
 /// A port that nothing listens on. Another program may take it before the container does; the

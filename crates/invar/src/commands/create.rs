@@ -34,6 +34,9 @@ fn create(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     privilege::require_root()?;
     let engine = EmbeddedEngine::open(cli.root())?;
     let config = creating::configure(engine.images(), &args.program, &args.options)?;
+    if !config.networking.ports.is_empty() {
+        creating::tell_of_firewall(&engine);
+    }
     let id = creating::create(&engine, &args.options, &config)?;
     printer::line(id.as_str())?;
     Ok(ExitCode::SUCCESS)

@@ -27,7 +27,9 @@ mod load;
 mod login;
 mod logout;
 mod logs;
+mod network;
 mod pause;
+mod port;
 mod promote;
 mod prune;
 mod ps;
@@ -90,7 +92,9 @@ pub(crate) enum Command {
     Login(login::Args),
     Logout(logout::Args),
     Logs(logs::Args),
+    Network(network::Args),
     Pause(pause::Args),
+    Port(port::Args),
     Promote(promote::Args),
     Ps(ps::Args),
     Pull(pull::Args),
@@ -146,7 +150,9 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Login(args) => login::run(cli, args),
         Command::Logout(args) => logout::run(cli, args),
         Command::Logs(args) => logs::run(cli, args),
+        Command::Network(args) => network::run(cli, args),
         Command::Pause(args) => pause::run(cli, args),
+        Command::Port(args) => port::run(cli, args),
         Command::Promote(args) => promote::run(cli, args),
         Command::Ps(args) => ps::run(cli, args),
         Command::Pull(args) => pull::run(cli, args),

@@ -1,8 +1,9 @@
 //! `invar ps`
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use invar_engine::{Container, Health, HealthStatus, State};
+use invar_engine::{Container, Endpoint, Health, HealthStatus, State};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -58,6 +59,7 @@ struct Listed<'a> {
     health: Option<HealthStatus>,
     restarts: u32,
     revision: &'a str,
+    endpoints: &'a [Endpoint],
 }
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
@@ -95,6 +97,7 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
                 "COMMAND",
                 "CREATED",
                 "STATUS",
+                "PORTS",
                 "NAME",
                 "ENGINE",
             ],
@@ -116,7 +119,7 @@ fn id<'a>(container: &'a Container, args: &Args) -> &'a str {
     }
 }
 
-fn row(container: &Container, args: &Args, now: Timestamp) -> [String; 7] {
+fn row(container: &Container, args: &Args, now: Timestamp) -> [String; 8] {
     let config = &container.config;
     let escaped = |text: &str| printer::escape(text.as_bytes()).into_owned();
     [
@@ -125,9 +128,24 @@ fn row(container: &Container, args: &Args, now: Timestamp) -> [String; 7] {
         command(&escaped(&config.args.join(" ")), args.no_trunc),
         format!("{} ago", age::since(container.created_at, now)),
         status(container, now),
+        published(container),
         container.name.to_string(),
         container.engine.to_owned(),
     ]
+}
+
+/// `8080->80/tcp`, in Docker's form; without an address it is every one of the host.
+fn published(container: &Container) -> String {
+    let ports = container.endpoints.iter().flat_map(|place| &place.ports);
+    let shown = ports.map(|port| {
+        let (container, protocol) = (port.container, port.protocol.as_str());
+        let host = match port.address {
+            Some(address) => SocketAddr::new(address, port.host).to_string(),
+            None => port.host.to_string(),
+        };
+        format!("{host}->{container}/{protocol}")
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 fn command(text: &str, whole: bool) -> String {
@@ -193,5 +211,6 @@ fn listed(container: &Container) -> Listed<'_> {
         health: container.health.as_ref().map(|health| health.status),
         restarts: container.restarts,
         revision: container.revision.as_str(),
+        endpoints: &container.endpoints,
     }
 }

@@ -55,6 +55,9 @@ fn run_program(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         .transpose()?;
     let engine = Arc::new(EmbeddedEngine::open(cli.root())?);
     let config = creating::configure(engine.images(), &args.program, options)?;
+    if !config.networking.ports.is_empty() {
+        creating::tell_of_firewall(&engine);
+    }
     let id = creating::create(&*engine, options, &config)?;
     let name = options.name.as_deref().unwrap_or_else(|| id.short());
     if let Some(attached) = attached {

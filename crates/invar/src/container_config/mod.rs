@@ -14,6 +14,7 @@ mod capabilities;
 mod environment;
 mod health;
 mod mounts;
+mod networking;
 mod options;
 mod program;
 pub(crate) mod quantity;
@@ -21,14 +22,14 @@ mod restart;
 
 pub(crate) use environment::flag as environment_variable;
 pub(crate) use health::ImageHealth;
-pub(crate) use options::{NetworkName, Options, PullPolicy};
+pub(crate) use options::{Options, PullPolicy};
 pub(crate) use restart::policy as restart_policy;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use invar_engine::{ContainerConfig, Network, Resources, User};
+use invar_engine::{ContainerConfig, Resources, User};
 use oci_spec::image::Config;
 
 use crate::exit::failure;
@@ -64,6 +65,8 @@ pub(crate) struct Host<'a> {
     pub(crate) processors: usize,
     /// Capabilities that a process started here can have, as bits.
     pub(crate) bounding_set: u64,
+    /// Whether containers can have networks of their own.
+    pub(crate) has_bridges: bool,
 }
 
 impl Host<'_> {
@@ -75,6 +78,7 @@ impl Host<'_> {
                 .context("could not find the working directory")?,
             processors: std::thread::available_parallelism()?.get(),
             bounding_set: capabilities::bounding_set(),
+            has_bridges: invar_engine::embedded::has_bridges(),
         })
     }
 }
@@ -88,6 +92,7 @@ pub(crate) fn resolve(
 ) -> anyhow::Result<ContainerConfig> {
     let config = image.config;
     let writable = is_writable(options);
+    let network = networking::chosen(options, host);
     Ok(ContainerConfig {
         image: image.id.to_owned(),
         image_name: image.name.to_owned(),
@@ -109,10 +114,8 @@ pub(crate) fn resolve(
         hostname: hostname(options)?,
         writable,
         mounts: mounts::resolve(options, config, writable, host)?,
-        network: match options.network {
-            NetworkName::None => Network::None,
-            NetworkName::Host => Network::Host,
-        },
+        networking: networking::resolve(options, config, &network)?,
+        network,
         resources: resources(options, host)?,
         capabilities: capabilities::resolve(&options.cap_add, &options.cap_drop, host)?,
         init: options.init,
@@ -146,6 +149,11 @@ fn hostname(options: &Options) -> anyhow::Result<String> {
     let Some(name) = &options.hostname else {
         return Ok(String::new());
     };
+    host_name(name)
+}
+
+/// Checks a name as resolvers know them.
+fn host_name(name: &str) -> anyhow::Result<String> {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
@@ -159,7 +167,7 @@ fn hostname(options: &Options) -> anyhow::Result<String> {
             "{name:?} is not a host name: use letters, digits, '-' and '.', at most 63 characters"
         );
     }
-    Ok(name.clone())
+    Ok(name.to_owned())
 }
 
 fn resources(options: &Options, host: &Host<'_>) -> anyhow::Result<Resources> {

@@ -1,8 +1,10 @@
 //! The flags of `invar run` and `invar create`, with Docker's names and meaning.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use invar_engine::Network;
 
 /// When a container's image is pulled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -101,15 +103,59 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATH[:OPTIONS]", help_heading = "Files")]
     pub(crate) tmpfs: Vec<String>,
 
-    /// Network: none is loopback only, host is the host's
+    /// Network: bridge (the default where the host can), one made with invar network create, none
+    /// (loopback only), host (the host's), or container:NAME (that container's)
     #[arg(
         long,
         visible_alias = "net",
-        value_enum,
-        default_value_t,
-        help_heading = "Limits"
+        value_name = "NETWORK",
+        value_parser = super::networking::network,
+        env = "INVAR_NETWORK",
+        help_heading = "Network"
     )]
-    pub(crate) network: NetworkName,
+    pub(crate) network: Option<Network>,
+
+    /// Pass a port of the host on to the container; each may be a range. Without HOST any free one
+    #[arg(
+        short,
+        long,
+        value_name = "[ADDRESS:][HOST:]CONTAINER[/udp]",
+        help_heading = "Network"
+    )]
+    pub(crate) publish: Vec<String>,
+
+    /// Publish every port the image exposes on a free port of the host
+    #[arg(short = 'P', long, help_heading = "Network")]
+    pub(crate) publish_all: bool,
+
+    /// One more port for --publish-all
+    #[arg(long, value_name = "PORT[/udp]", help_heading = "Network")]
+    pub(crate) expose: Vec<String>,
+
+    /// Another name for the container in its network
+    #[arg(
+        long,
+        visible_alias = "net-alias",
+        value_name = "NAME",
+        help_heading = "Network"
+    )]
+    pub(crate) network_alias: Vec<String>,
+
+    /// The address it must have in its network
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    pub(crate) ip: Option<Ipv4Addr>,
+
+    /// Ask this name server instead of the host's
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    pub(crate) dns: Vec<IpAddr>,
+
+    /// Look short names up in this domain; "." for none
+    #[arg(long, value_name = "DOMAIN", help_heading = "Network")]
+    pub(crate) dns_search: Vec<String>,
+
+    /// One more line for /etc/hosts; host-gateway is the host
+    #[arg(long, value_name = "NAME:ADDRESS", help_heading = "Network")]
+    pub(crate) add_host: Vec<String>,
 
     /// Most memory: 512m, 2g; -1 for no limit
     #[arg(
@@ -200,14 +246,4 @@ pub(crate) struct HealthOptions {
     /// Leave the image's health check out
     #[arg(long, help_heading = "Health")]
     pub(crate) no_healthcheck: bool,
-}
-
-/// Networks by name.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum NetworkName {
-    /// Loopback only
-    #[default]
-    None,
-    /// The host's network
-    Host,
 }

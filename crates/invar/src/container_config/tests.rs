@@ -25,6 +25,7 @@ fn config(args: &[&str], image: &Config) -> anyhow::Result<ContainerConfig> {
         processors: 2,
         // All but CAP_SYS_RESOURCE, as in many a virtual machine.
         bounding_set: !(1 << 24),
+        has_bridges: true,
     };
     let image = ImageSettings {
         id: "sha256:1234",

@@ -9,7 +9,7 @@ use invar_rollout::compose::{NetworkMode, Project, Service, Volume, VolumeSource
 use invar_rollout::driver::place_file;
 
 use super::Site;
-use crate::container_config::{self, Host, ImageSettings, NetworkName, Options};
+use crate::container_config::{self, Host, ImageSettings, Options};
 
 /// Label with the policy of changes.
 pub(super) const DRIFT_LABEL: &str = "invar.drift";
@@ -49,6 +49,8 @@ fn build(
         id: &id,
         name: &service.image,
         config: &config,
+        // The driver runs the check of the file; the image's own is not read.
+        health: None,
     };
     let mut config = container_config::resolve(&options, &command, &settings, &Host::here()?)?;
     let kind = site.engine.kind();
@@ -123,7 +125,7 @@ fn options(project: &Project, service: &Service, root: &Path) -> anyhow::Result<
         read_only: service.read_only,
         mount: mounts,
         tmpfs: service.tmpfs.clone(),
-        network: network(&service.network),
+        network: Some(network(&service.network)),
         memory: service.deploy.memory.clone(),
         cpus: service.deploy.cpus.clone(),
         pids_limit: service.deploy.pids,
@@ -135,12 +137,12 @@ fn options(project: &Project, service: &Service, root: &Path) -> anyhow::Result<
     })
 }
 
-/// Until containers have a network of their own, services use the host's, each container with a
-/// port of its own that it is told in `PORT`.
-fn network(mode: &NetworkMode) -> NetworkName {
+/// Services use the host's network, each container with a port of its own that it is told in
+/// `PORT`.
+fn network(mode: &NetworkMode) -> Network {
     match mode {
-        NetworkMode::None => NetworkName::None,
-        NetworkMode::Default | NetworkMode::Host => NetworkName::Host,
+        NetworkMode::None => Network::None,
+        NetworkMode::Default | NetworkMode::Host => Network::Host,
     }
 }
 

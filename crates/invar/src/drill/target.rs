@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use fs_err as fs;
-use invar_engine::{ContainerConfig, ContainerName, Engine as _};
+use invar_engine::{ContainerConfig, ContainerName, Engine as _, Network};
 use invar_image::{Config, ImageStore, ImportOptions, Reference};
 use rustix::fs::OFlags;
 
 use super::Plan;
 use super::report::Step;
 use super::stage::Stage;
-use crate::container_config::{self, Host, ImageSettings, NetworkName, Options};
+use crate::container_config::{self, Host, ImageSettings, Options};
 use crate::exit::failure;
 
 /// The image's name on the stage.
@@ -156,7 +156,7 @@ impl Target {
     ) -> anyhow::Result<ContainerConfig> {
         let options = Options {
             writable,
-            network: NetworkName::Host,
+            network: Some(Network::Host),
             user: Some("0".to_owned()),
             entrypoint: Some(self.program.clone()),
             volume: self.volume.iter().cloned().collect(),

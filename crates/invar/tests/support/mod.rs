@@ -141,6 +141,7 @@ pub(crate) fn on_terminal(invar: &Invar, command: &str, steps: &[(&str, &str)]) 
     python
         .args(["-c", include_str!("terminal.py"), command])
         .env("INVAR_ROOT", invar.root())
+        .env("INVAR_NETWORK", "none")
         .env("INVAR", env!("CARGO_BIN_EXE_invar"));
     for (wanted, action) in steps {
         python.arg(wanted).arg(action);

@@ -16,8 +16,8 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::pipe::{PipeFlags, pipe_with};
 use seccompiler::BpfProgram;
 
-use super::Request;
 use super::terminal;
+use super::{Place, Request};
 use crate::embedded::cgroup::Group;
 use crate::embedded::layout::Directory;
 use crate::embedded::runtime::program::{Failure, Program};
@@ -88,11 +88,9 @@ pub(super) struct Prepared {
 }
 
 /// Leaves the caller's session, signals, mounts and network.
-pub(super) fn prepare(request: &Request) -> Outcome<Prepared> {
+pub(super) fn prepare(request: &Request, network: &[OwnedFd]) -> Outcome<Prepared> {
     let signals = become_shim()?;
-    if !request.host_network {
-        own_network()?;
-    }
+    take_place(&request.place, network).map_err(|error| setup(format!("its network: {error}")))?;
     let filters = seccomp::filters(&request.capabilities).map_err(setup)?;
     Ok(Prepared { signals, filters })
 }
@@ -165,8 +163,19 @@ fn become_shim() -> Outcome<SignalFd> {
     Ok(signals)
 }
 
-fn own_network() -> Outcome<()> {
-    network::unshare().map_err(setup)?;
+/// Enters the network namespace the container will be in, and makes it first if it is new.
+fn take_place(place: &Place, handles: &[OwnedFd]) -> std::io::Result<()> {
+    match (place, handles) {
+        (Place::Host, _) => return Ok(()),
+        (Place::Other, [namespace, ..]) => return network::enter(namespace.as_fd()),
+        (Place::Other, []) => return Err(std::io::Error::other("it was not handed over")),
+        (Place::Alone, _) => network::unshare()?,
+        (Place::Network(wiring), _) => {
+            let host = network::Routing::open()?;
+            network::unshare()?;
+            wiring.connect(&host)?;
+        }
+    }
     for (setting, value) in OWN_NETWORK {
         // Each is a convenience, and a kernel may be built without it.
         fs::write(setting, value).ok();

@@ -17,6 +17,7 @@ pub(super) mod supervise;
 pub(super) mod terminal;
 pub(super) mod viewers;
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ use self::launch::Run;
 use super::channel;
 use super::journal::{self, Event};
 use super::layout::Directory;
+use super::network::{Networks, Wiring};
 use super::restart::{History, Home, Next};
 use super::runtime::program::Failure;
 use super::status::{Phase, Record, Status};
@@ -52,8 +54,8 @@ pub(super) struct Request {
     pub(super) cwd: PathBuf,
     /// Names and contents of the engine's files in `/etc`.
     pub(super) files: Vec<(String, String)>,
-    /// Whether it shares the host's network.
-    pub(super) host_network: bool,
+    /// The network it is in.
+    pub(super) place: Place,
     pub(super) tty: bool,
     pub(super) interactive: bool,
     /// Whether the shim's standard streams are the caller's.
@@ -93,6 +95,20 @@ impl Request {
     }
 }
 
+/// Where a container is among networks.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Place {
+    /// In the host's namespace.
+    Host,
+    /// In the namespace of another container; the first further handle.
+    Other,
+    /// In a namespace with loopback only.
+    Alone,
+    /// In a namespace with a cable to a bridge. Further handles hold ports of the host.
+    Network(Wiring),
+}
+
 /// What the shim answers, once.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -103,23 +119,28 @@ pub(super) enum Answer {
     Failed(Failure),
 }
 
-/// The role `shim CONTROL STATUS`, both numbers of handles.
+/// The role `shim CONTROL STATUS [NETWORK …]`, all numbers of handles.
 pub(super) fn main(args: &[String]) -> ExitCode {
-    let [control, status] = args else {
+    let [control, status, network @ ..] = args else {
         return ExitCode::FAILURE;
     };
     let (Ok(control), Ok(status)) = (inherited(control), inherited(status)) else {
+        return ExitCode::FAILURE;
+    };
+    let network: std::io::Result<Vec<OwnedFd>> = network.iter().map(|n| inherited(n)).collect();
+    let Ok(network) = network else {
         return ExitCode::FAILURE;
     };
     let control = UnixStream::from(control);
     let Ok(mut request) = channel::receive::<Request>(&control) else {
         return ExitCode::FAILURE;
     };
+    let host = invar_sys::network::own_namespace();
     let home = (!request.restart.is_no())
         .then(|| Home::here().ok())
         .flatten();
     // While the command mounts the root.
-    let prepared = launch::prepare(&request);
+    let prepared = launch::prepare(&request, &network);
     let Ok(root) = channel::receive_handle(&control) else {
         return ExitCode::FAILURE;
     };
@@ -132,6 +153,9 @@ pub(super) fn main(args: &[String]) -> ExitCode {
     let launched = prepared
         .and_then(|prepared| launch::launch(&request, &directory, prepared, root, &mut status));
     let run = run(&request, &directory, launched, &mut status, &control);
+    // A port is free for the next container once this one's rules are gone.
+    leave_network(&request, host);
+    drop(network);
     let next = run.was_executed.then(|| {
         let Request {
             restart, history, ..
@@ -203,6 +227,21 @@ fn run(
             }
         }
     }
+}
+
+/// Takes the container's place in its network back, from the host's namespace.
+fn leave_network(request: &Request, host: std::io::Result<OwnedFd>) {
+    if !matches!(request.place, Place::Network(_)) {
+        return;
+    }
+    // What is left is taken back by the next container that starts.
+    let Ok(()) = host.and_then(|host| invar_sys::network::enter(host.as_fd())) else {
+        return;
+    };
+    let layout = super::layout::Layout::new(&request.root);
+    Networks::open_alone(&layout)
+        .and_then(|networks| networks.release(&request.id))
+        .ok();
 }
 
 /// Records the end and removes what only a run needs; with `--rm`, the container.

@@ -63,6 +63,8 @@ pub(super) struct Viewers {
     /// Where what is typed goes; `None` when the program reads nothing, or another has it.
     input: Option<OwnedFd>,
     typed: VecDeque<u8>,
+    /// Whether the program sees an end once it has read what was typed.
+    ends: bool,
     is_terminal: bool,
 }
 
@@ -84,6 +86,7 @@ impl Viewers {
             present: Vec::new(),
             input,
             typed: VecDeque::new(),
+            ends: false,
             is_terminal,
         }
     }
@@ -207,7 +210,10 @@ impl Viewers {
                 }
             }
             // A pipe ends when its last writer goes; a terminal stays.
-            (kind::END, _) if !self.is_terminal && self.typed.is_empty() => self.input = None,
+            (kind::END, _) if !self.is_terminal => {
+                self.ends = true;
+                self.type_in();
+            }
             _ => {}
         }
     }
@@ -216,6 +222,9 @@ impl Viewers {
         while let Some(input) = &self.input {
             let (bytes, _) = self.typed.as_slices();
             if bytes.is_empty() {
+                if self.ends {
+                    self.input = None;
+                }
                 return;
             }
             match rustix::io::write(input, bytes) {

@@ -72,7 +72,9 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         (None, None) => {}
     }
     if let Some(exported) = exported {
-        sign(&args.output, args.signature.as_deref(), &exported)?;
+        if let Some(output) = &args.output {
+            sign(output, args.signature.as_deref(), &exported)?;
+        }
         notes(&exported);
     }
     Ok(ExitCode::SUCCESS)

@@ -9,6 +9,7 @@ use invar_engine::{
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::network;
 use crate::engines::Found;
 
 /// Docker prints this for "never".
@@ -34,6 +35,7 @@ pub(super) fn describe(found: &Found) -> anyhow::Result<Value> {
         "RestartCount": container.restarts,
         "Platform": "linux",
         "HostConfig": host_config(container),
+        "NetworkSettings": network::settings(container),
         "Mounts": config.mounts.iter().map(mount).collect::<Vec<_>>(),
         "Config": {
             "Hostname": config.hostname,
@@ -128,12 +130,17 @@ fn restart_policy(restart: Restart) -> Value {
 fn host_config(container: &Container) -> Value {
     let config = &container.config;
     let network = match &config.network {
-        Network::None => "none",
-        Network::Host => "host",
-        Network::Named(name) => name,
+        Network::None => "none".to_owned(),
+        Network::Host => "host".to_owned(),
+        Network::Container(other) => format!("container:{other}"),
+        Network::Named(name) => name.clone(),
     };
     json!({
         "NetworkMode": network,
+        "PortBindings": network::ports(&config.networking.ports),
+        "Dns": config.networking.dns,
+        "DnsSearch": config.networking.dns_search,
+        "ExtraHosts": network::extra_hosts(&config.networking),
         "RestartPolicy": restart_policy(config.restart),
         "AutoRemove": config.auto_remove,
         "ReadonlyRootfs": !config.writable,

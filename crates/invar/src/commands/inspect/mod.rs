@@ -2,6 +2,7 @@
 
 mod container;
 mod image;
+mod network;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,322 @@
+//! Networks, and who is in them: rows of `state.db`, changed in transactions only, so that no two
+//! containers ever get one address.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior};
+use serde::de::DeserializeOwned;
+
+use super::subnet::{PREFIX6, Subnet, at6};
+use crate::config::PublishedPort;
+use crate::container::{ContainerId, Endpoint, hex};
+use crate::error::{EngineError, Result};
+
+pub(super) const COMPONENT: &str = "network";
+pub(super) const MIGRATIONS: &[&str] = &["
+    CREATE TABLE networks (
+        id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, bridge TEXT NOT NULL UNIQUE,
+        subnet TEXT NOT NULL, subnet6 TEXT, internal INTEGER NOT NULL, labels TEXT NOT NULL,
+        created_at TEXT NOT NULL, last_offset INTEGER NOT NULL, resolver_port INTEGER
+    );
+    CREATE TABLE endpoints (
+        container TEXT PRIMARY KEY, network TEXT NOT NULL REFERENCES networks (id),
+        offset INTEGER NOT NULL, aliases TEXT NOT NULL, ports TEXT NOT NULL, dns TEXT NOT NULL,
+        UNIQUE (network, offset)
+    );
+"];
+
+/// A network of this state root.
+#[derive(Debug, Clone)]
+pub(super) struct NetworkRow {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) bridge: String,
+    pub(super) subnet: Subnet,
+    /// The first address of its version 6 range.
+    pub(super) subnet6: Option<Ipv6Addr>,
+    /// Whether its containers reach each other only.
+    pub(super) internal: bool,
+    pub(super) labels: std::collections::BTreeMap<String, String>,
+    pub(super) created_at: Timestamp,
+    /// Where its resolver was last reached.
+    pub(super) resolver_port: Option<u16>,
+}
+
+/// A container's place in a network.
+#[derive(Debug, Clone)]
+pub(super) struct EndpointRow {
+    pub(super) container: ContainerId,
+    pub(super) network: String,
+    pub(super) offset: u32,
+    pub(super) aliases: Vec<String>,
+    pub(super) ports: Vec<PublishedPort>,
+    /// Name servers for it alone.
+    pub(super) dns: Vec<IpAddr>,
+}
+
+impl NetworkRow {
+    pub(super) fn gateway6(&self) -> Option<Ipv6Addr> {
+        self.address6(1)
+    }
+
+    /// The version 6 address that goes with a version 4 one so far from the beginning.
+    pub(super) fn address6(&self, offset: u32) -> Option<Ipv6Addr> {
+        self.subnet6.map(|first| at6(first, offset))
+    }
+
+    /// What others see of a place in it.
+    pub(super) fn endpoint(&self, row: &EndpointRow) -> Endpoint {
+        let address = self.subnet.container(row.offset);
+        Endpoint {
+            network: self.name.clone(),
+            address: address.map(|address| (address, self.subnet.prefix())),
+            gateway: Some(self.subnet.gateway()),
+            address6: self.subnet6.map(|first| (at6(first, row.offset), PREFIX6)),
+            gateway6: self.gateway6(),
+            mac: mac_text(mac(address.unwrap_or(Ipv4Addr::UNSPECIFIED))),
+            aliases: row.aliases.clone(),
+            ports: row.ports.clone(),
+        }
+    }
+}
+
+/// The hardware address that belongs to an address: whoever gets the address next is found at once
+/// by those who remember it.
+pub(super) fn mac(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    // The second bit says that no manufacturer assigned it.
+    [0x02, 0x69, a, b, c, d]
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// An id for a new network.
+pub(super) fn random_id() -> String {
+    hex(&rand::random::<[u8; 32]>())
+}
+
+/// Runs `change` in a transaction that excludes every other writer.
+pub(super) fn write<T>(
+    connection: &mut Connection,
+    change: impl FnOnce(&Transaction<'_>) -> Result<T>,
+) -> Result<T> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let value = change(&transaction)?;
+    transaction.commit()?;
+    Ok(value)
+}
+
+const NETWORK: &str = "SELECT id, name, bridge, subnet, subnet6, internal, labels, created_at, \
+                       resolver_port FROM networks";
+const ENDPOINT: &str = "SELECT container, network, offset, aliases, ports, dns FROM endpoints";
+
+pub(super) fn networks(connection: &Connection) -> Result<Vec<NetworkRow>> {
+    let mut statement = connection.prepare(&format!("{NETWORK} ORDER BY created_at, id"))?;
+    let rows = statement.query_map([], |row| Ok(read_network(row)))?;
+    rows.map(|row| row?).collect()
+}
+
+/// The network with this name, id, or unambiguous beginning of an id.
+pub(super) fn find(connection: &Connection, name: &str) -> Result<NetworkRow> {
+    let all = networks(connection)?;
+    if let Some(found) = all.iter().find(|network| network.name == name) {
+        return Ok(found.clone());
+    }
+    let mut fits = all
+        .into_iter()
+        .filter(|network| !name.is_empty() && network.id.starts_with(name));
+    match (fits.next(), fits.count()) {
+        (Some(found), 0) => Ok(found),
+        (Some(_), more) => Err(EngineError::Ambiguous {
+            prefix: name.to_owned(),
+            count: more + 1,
+        }),
+        (None, _) => Err(EngineError::NetworkNotFound {
+            name: name.to_owned(),
+        }),
+    }
+}
+
+pub(super) fn insert_network(connection: &Connection, network: &NetworkRow) -> Result<()> {
+    let sql = "INSERT INTO networks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, NULL)";
+    connection.execute(
+        sql,
+        (
+            &network.id,
+            &network.name,
+            &network.bridge,
+            network.subnet.to_string(),
+            network.subnet6.map(|first| first.to_string()),
+            network.internal,
+            json(&network.labels),
+            network.created_at.to_string(),
+        ),
+    )?;
+    Ok(())
+}
+
+pub(super) fn delete_network(connection: &Connection, id: &str) -> Result<()> {
+    connection.execute("DELETE FROM networks WHERE id = ?1", [id])?;
+    Ok(())
+}
+
+pub(super) fn set_resolver_port(connection: &Connection, id: &str, port: u16) -> Result<()> {
+    let sql = "UPDATE networks SET resolver_port = ?2 WHERE id = ?1";
+    connection.execute(sql, (id, port))?;
+    Ok(())
+}
+
+pub(super) fn endpoints(connection: &Connection) -> Result<Vec<EndpointRow>> {
+    let mut statement = connection.prepare(&format!("{ENDPOINT} ORDER BY network, offset"))?;
+    let rows = statement.query_map([], |row| Ok(read_endpoint(row)))?;
+    rows.map(|row| row?).collect()
+}
+
+pub(super) fn endpoint_of(
+    connection: &Connection,
+    container: &ContainerId,
+) -> Result<Option<EndpointRow>> {
+    let sql = format!("{ENDPOINT} WHERE container = ?1");
+    connection
+        .query_row(&sql, [container.as_str()], |row| Ok(read_endpoint(row)))
+        .optional()?
+        .transpose()
+}
+
+/// Names of containers, as the engine's own table has them.
+pub(super) fn container_names(connection: &Connection) -> Result<Vec<(String, String)>> {
+    let mut statement = connection.prepare("SELECT id, name FROM containers")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn insert_endpoint(connection: &Connection, row: &EndpointRow) -> Result<()> {
+    let sql = "INSERT INTO endpoints VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    connection.execute(
+        sql,
+        (
+            row.container.as_str(),
+            &row.network,
+            row.offset,
+            json(&row.aliases),
+            json(&row.ports),
+            json(&row.dns),
+        ),
+    )?;
+    Ok(())
+}
+
+/// Forgets a container's place; whether it had one.
+pub(super) fn delete_endpoint(connection: &Connection, container: &ContainerId) -> Result<bool> {
+    let sql = "DELETE FROM endpoints WHERE container = ?1";
+    Ok(connection.execute(sql, [container.as_str()])? > 0)
+}
+
+/// An address of the network that nobody has: the one asked for, or the next after the one given
+/// out last, so that an address is not used again soon.
+pub(super) fn allocate(
+    connection: &Connection,
+    network: &NetworkRow,
+    asked: Option<Ipv4Addr>,
+) -> Result<u32> {
+    let taken = taken_offsets(connection, network)?;
+    if let Some(address) = asked {
+        return allocate_asked(network, address, &taken);
+    }
+    let last: u32 = connection.query_row(
+        "SELECT last_offset FROM networks WHERE id = ?1",
+        [&network.id],
+        |row| row.get(0),
+    )?;
+    let end = network.subnet.last();
+    let after = (last + 1).max(2)..=end;
+    let before = 2..=last.min(end);
+    let free = after
+        .chain(before)
+        .find(|offset| !taken.contains(offset))
+        .ok_or_else(|| EngineError::NoAddress {
+            network: network.name.clone(),
+            reason: format!(
+                "all {} of {} are taken; stop a container, or make a network with a larger \
+                 --subnet",
+                taken.len(),
+                network.subnet
+            ),
+        })?;
+    let sql = "UPDATE networks SET last_offset = ?2 WHERE id = ?1";
+    connection.execute(sql, (&network.id, free))?;
+    Ok(free)
+}
+
+fn allocate_asked(network: &NetworkRow, address: Ipv4Addr, taken: &BTreeSet<u32>) -> Result<u32> {
+    let refused = |reason: String| EngineError::NoAddress {
+        network: network.name.clone(),
+        reason,
+    };
+    let offset = network.subnet.offset(address);
+    if !network.subnet.contains(address) || network.subnet.container(offset).is_none() {
+        let (subnet, gateway) = (network.subnet, network.subnet.gateway());
+        return Err(refused(format!(
+            "{address} is not for containers; choose one in {subnet} other than {gateway}"
+        )));
+    }
+    if taken.contains(&offset) {
+        return Err(refused(format!("{address} belongs to another container")));
+    }
+    Ok(offset)
+}
+
+fn taken_offsets(connection: &Connection, network: &NetworkRow) -> Result<BTreeSet<u32>> {
+    let mut statement = connection.prepare("SELECT offset FROM endpoints WHERE network = ?1")?;
+    let rows = statement.query_map([&network.id], |row| row.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+fn read_network(row: &Row<'_>) -> Result<NetworkRow> {
+    let subnet: String = row.get(3)?;
+    let subnet6: Option<String> = row.get(4)?;
+    let created_at: String = row.get(7)?;
+    Ok(NetworkRow {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        bridge: row.get(2)?,
+        subnet: subnet.parse().map_err(damaged)?,
+        subnet6: subnet6
+            .map(|first| first.parse().map_err(damaged))
+            .transpose()?,
+        internal: row.get(5)?,
+        labels: from_json(&row.get::<_, String>(6)?)?,
+        created_at: created_at.parse().map_err(damaged)?,
+        resolver_port: row.get(8)?,
+    })
+}
+
+fn read_endpoint(row: &Row<'_>) -> Result<EndpointRow> {
+    Ok(EndpointRow {
+        container: ContainerId::try_from(row.get::<_, String>(0)?)?,
+        network: row.get(1)?,
+        offset: row.get(2)?,
+        aliases: from_json(&row.get::<_, String>(3)?)?,
+        ports: from_json(&row.get::<_, String>(4)?)?,
+        dns: from_json(&row.get::<_, String>(5)?)?,
+    })
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("plain data")
+}
+
+fn from_json<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(damaged)
+}
+
+fn damaged(error: impl std::fmt::Display) -> EngineError {
+    EngineError::Runtime {
+        action: "read the networks in the state database",
+        reason: error.to_string(),
+    }
+}
