@@ -1,13 +1,14 @@
 # Two commands do everything on a fresh Debian or Ubuntu machine with git and Rust:
 #   make drill   set up, build, and rehearse the main job on this machine
 #   make test    set up, build, and pass every test
+# and `make test-vm` runs the binary on Debian's kernels in virtual machines.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 INVAR := target/$(TARGET)/release/invar
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
 
-.PHONY: help setup build-setup drill test lint deny bench soak fuzz clean
+.PHONY: help setup build-setup drill test test-vm lint deny bench soak fuzz clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -24,6 +25,10 @@ drill: build-setup ## Attack a throw-away container and show every defence
 
 test: setup ## Build and run all tests (as root: they start containers)
 	$(AS_ROOT) script/run-tests
+
+test-vm: ## Test on kernels 6.1 and 6.12, control groups v2 and fs-verity, in virtual machines
+	@script/setup vm
+	$(AS_ROOT) script/test-vm
 
 lint: build-setup ## Formatting, clippy, crate layers
 	cargo fmt --all --check

@@ -17,6 +17,16 @@ pub enum ImageError {
         /// What was asked for.
         name: String,
     },
+    /// The kernel is required to check the image, and cannot.
+    #[error(
+        "the kernel cannot check image {id} while it is used, which INVAR_VERIFIED=require asks \
+         for; that needs Linux 6.12, and the state root on a file system with fs-verity (ext4 made \
+         with -O verity, btrfs, f2fs) when the image was imported"
+    )]
+    NotVerified {
+        /// The image.
+        id: crate::digest::Digest,
+    },
     /// A file or directory of the store.
     #[error("could not {action} {path}", path = path.display())]
     Io {

@@ -15,7 +15,7 @@ use crate::layer::recipe;
 use crate::objects::{ObjectId, Objects, digest};
 use crate::plain;
 use crate::store::{Image, ImageStore};
-use crate::view;
+use crate::view::{self, KernelCheck};
 
 /// One part of an image that is not what it was when it came in.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -28,6 +28,17 @@ pub struct Damage {
     pub reason: String,
 }
 
+/// How many images the kernel checks whenever they are read; see [`KernelCheck`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct KernelChecks {
+    /// Names and content.
+    pub everything: u64,
+    /// Content alone.
+    pub content: u64,
+    /// Nothing.
+    pub nothing: u64,
+}
+
 /// What a check found.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Checked {
@@ -35,6 +46,8 @@ pub struct Checked {
     pub images: u64,
     /// Files of the content store checked.
     pub objects: u64,
+    /// Images of which the kernel checks all, or the content, whenever it is read.
+    pub checked_by_kernel: KernelChecks,
     /// Everything that is wrong, sorted.
     pub damage: Vec<Damage>,
 }
@@ -46,12 +59,19 @@ impl ImageStore {
         let images = self.list()?;
         let mut known: HashMap<ObjectId, Option<String>> = HashMap::new();
         let mut damage = BTreeSet::new();
+        let mut checked_by_kernel = KernelChecks::default();
         for image in &images {
             damage.extend(self.check_image(image, &mut known)?);
+            match self.kernel_check(&image.id)? {
+                KernelCheck::Everything => checked_by_kernel.everything += 1,
+                KernelCheck::Content => checked_by_kernel.content += 1,
+                KernelCheck::Nothing => checked_by_kernel.nothing += 1,
+            }
         }
         Ok(Checked {
             images: images.len() as u64,
             objects: known.len() as u64,
+            checked_by_kernel,
             damage: damage.into_iter().collect(),
         })
     }

@@ -38,7 +38,7 @@ mod view;
 
 pub use digest::Digest;
 pub use error::{ImageError, Result};
-pub use fsck::{Checked, Damage};
+pub use fsck::{Checked, Damage, KernelChecks};
 pub use import::ImportOptions;
 pub use limits::Limits;
 pub use oci_spec::image::{Config, ImageConfiguration};
@@ -46,4 +46,6 @@ pub use platform::Platform;
 pub use prune::Pruned;
 pub use reference::Reference;
 pub use store::{Image, ImageId, ImageStore, Removed};
-pub use view::{ImageView, VIEW_VARIABLE, ViewForm, try_erofs};
+pub use view::{
+    ImageView, KernelCheck, VERIFIED_VARIABLE, VIEW_VARIABLE, Verification, ViewForm, try_erofs,
+};

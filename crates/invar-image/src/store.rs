@@ -22,7 +22,7 @@ use crate::limits::Limits;
 use crate::objects::{self, ObjectId, Objects};
 use crate::reference::Reference;
 use crate::state::{self, Database};
-use crate::view::{self, ImageView, ViewForm};
+use crate::view::{self, ImageView, KernelCheck, Verification, ViewForm};
 
 /// Digest of an image's configuration: names the image for ever.
 pub type ImageId = Digest;
@@ -105,6 +105,7 @@ pub struct ImageStore {
     database: Database,
     pub(crate) limits: Limits,
     view_form: ViewForm,
+    verification: Verification,
 }
 
 impl ImageStore {
@@ -123,6 +124,7 @@ impl ImageStore {
             database,
             limits: Limits::default(),
             view_form: ViewForm::from_environment(),
+            verification: Verification::from_environment()?,
         })
     }
 
@@ -219,14 +221,24 @@ impl ImageStore {
         if self.view_form == ViewForm::Best
             // Which error says "this kernel cannot" differs between versions; the plain tree
             // reports a real defect of the view as well.
-            && let Ok(opened) = view::open_erofs(&self.objects, &view)
+            && let Ok(opened) = view::open_erofs(&self.objects, &view, self.verification)
+            && (opened.is_verified || self.verification != Verification::Require)
         {
             return Ok(opened);
+        }
+        if self.verification == Verification::Require {
+            return Err(ImageError::NotVerified { id: id.clone() });
         }
         // While it is written, nothing may be pruned.
         let _lock = self.lock(FlockOperation::LockShared)?;
         view::make_plain(&self.objects, &self.directory(), &view)?;
         view::open_plain(&self.directory(), &view)
+    }
+
+    /// What of an image the kernel checks whenever it is read from disk.
+    pub fn kernel_check(&self, id: &ImageId) -> Result<KernelCheck> {
+        let (view, ..) = self.parts(id)?;
+        Ok(view::kernel_check(&self.objects, &view, self.view_form))
     }
 
     /// Gives an image one more name, taken from any image that has it.

@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "the one crate that talks to the kernel")]
 
 pub mod copy;
+pub mod devices;
 pub mod handle;
 pub mod lock;
 pub mod memory;
@@ -17,3 +18,4 @@ pub mod signal;
 pub mod signal_names;
 pub mod together;
 pub mod tree;
+mod workshop;

@@ -12,6 +12,8 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
+use crate::workshop;
+
 /// Mounts an EROFS image from a regular file, read-only. Needs Linux 6.12 (file-backed EROFS).
 pub fn erofs(image: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -52,80 +54,145 @@ pub struct Overlay<'a> {
     pub upper: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
 }
 
+/// How an overlay is mounted.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OverlayOptions {
+    /// The upper directory need not survive a crash of the machine: nothing is written out when it
+    /// is unmounted, which otherwise waits for the whole file system below.
+    pub volatile: bool,
+    /// The kernel refuses content of the data layers that is not what the metadata above promises:
+    /// each file's fs-verity digest is compared when it is opened (Linux 6.6).
+    pub require_verity: bool,
+}
+
 impl Overlay<'_> {
     /// Mounts it. Data-only layers need Linux 6.5; a single lower without an upper is refused by
     /// the kernel.
     pub fn mount(&self) -> io::Result<OwnedFd> {
-        self.mount_with(false)
+        self.mount_with(OverlayOptions::default())
     }
 
-    /// As [`Overlay::mount`], for an upper directory that need not survive a crash of the machine:
-    /// nothing is written out when it is unmounted (`volatile`), which otherwise waits for the
-    /// whole file system below.
-    pub fn mount_volatile(&self) -> io::Result<OwnedFd> {
-        self.mount_with(true)
+    /// As [`Overlay::mount`], with options.
+    pub fn mount_with(&self, options: OverlayOptions) -> io::Result<OwnedFd> {
+        self.plan(options).mount_anywhere(&self.layers())
     }
 
-    fn mount_with(&self, is_volatile: bool) -> io::Result<OwnedFd> {
-        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_set_string(&context, "source", self.source)?;
+    #[cfg(test)]
+    pub(crate) fn mount_in_workshop(&self) -> io::Result<OwnedFd> {
+        self.plan(OverlayOptions::default())
+            .mount_in_workshop(&self.layers())
+    }
+
+    /// All directories: lower, data, upper and work.
+    fn layers(&self) -> Vec<BorrowedFd<'_>> {
+        let upper = self.upper.iter().flat_map(|(upper, work)| [upper, work]);
+        let all = self.lowers.iter().chain(&self.data).chain(upper);
+        all.copied().collect()
+    }
+
+    fn plan(&self, asked: OverlayOptions) -> Plan {
+        let mut options = Vec::new();
         if !self.data.is_empty() {
-            fsconfig_set_string(&context, "metacopy", "on")?;
-            fsconfig_set_string(&context, "redirect_dir", "on")?;
+            options.extend([("metacopy", "on"), ("redirect_dir", "on")]);
         }
-        fsconfig_set_string(&context, "lowerdir", self.lowerdir())?;
-        if let Some((upper, work)) = self.upper {
-            fsconfig_set_string(&context, "upperdir", fd_path(upper))?;
-            fsconfig_set_string(&context, "workdir", fd_path(work))?;
-            if is_volatile {
+        if asked.require_verity {
+            options.push(("verity", "require"));
+        }
+        Plan {
+            source: self.source.to_owned(),
+            options,
+            lowers: self.lowers.len(),
+            data: self.data.len(),
+            has_upper: self.upper.is_some(),
+            is_volatile: asked.volatile,
+            attributes: match self.upper {
+                Some(_) => MountAttrFlags::empty(),
+                None => MountAttrFlags::MOUNT_ATTR_RDONLY,
+            },
+        }
+    }
+}
+
+/// An overlay without its directories.
+struct Plan {
+    source: String,
+    options: Vec<(&'static str, &'static str)>,
+    lowers: usize,
+    data: usize,
+    has_upper: bool,
+    is_volatile: bool,
+    attributes: MountAttrFlags,
+}
+
+impl Plan {
+    /// As [`Plan::mount`], also where the kernel takes no detached mount as a layer.
+    fn mount_anywhere(self, layers: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+        // Not tried first: an attempt that fails marks the work directory as in use.
+        if workshop::is_needed() {
+            self.mount_in_workshop(layers)
+        } else {
+            self.mount(layers)
+        }
+    }
+
+    fn mount_in_workshop(self, layers: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+        workshop::with_layers(layers, move |layers| {
+            let layers: Vec<_> = layers.iter().map(AsFd::as_fd).collect();
+            self.mount(&layers)
+        })
+    }
+
+    /// Mounts it over directories in the order lower, data, upper, work.
+    fn mount(&self, layers: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+        let (lowers, rest) = layers.split_at(self.lowers);
+        let (data, upper) = rest.split_at(self.data);
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&context, "source", self.source.as_str())?;
+        for (name, value) in &self.options {
+            fsconfig_set_string(&context, *name, *value)?;
+        }
+        fsconfig_set_string(&context, "lowerdir", lowerdir(lowers, data))?;
+        if let (true, [upper, work]) = (self.has_upper, upper) {
+            fsconfig_set_string(&context, "upperdir", fd_path(*upper))?;
+            fsconfig_set_string(&context, "workdir", fd_path(*work))?;
+            if self.is_volatile {
                 fsconfig_set_flag(&context, "volatile")?;
             }
         }
         create(&context)?;
-        let attributes = match self.upper {
-            Some(_) => MountAttrFlags::empty(),
-            None => MountAttrFlags::MOUNT_ATTR_RDONLY,
-        };
-        Ok(fsmount(
-            &context,
-            FsMountFlags::FSMOUNT_CLOEXEC,
-            attributes,
-        )?)
+        let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+        Ok(fsmount(&context, flags, self.attributes)?)
     }
+}
 
-    fn lowerdir(&self) -> String {
-        let mut text = self
-            .lowers
-            .iter()
-            .map(|fd| fd_path(*fd))
-            .collect::<Vec<_>>()
-            .join(":");
-        for data in &self.data {
-            write!(text, "::{}", fd_path(*data)).expect("writing to a String succeeds");
-        }
-        text
+fn lowerdir(lowers: &[BorrowedFd<'_>], data: &[BorrowedFd<'_>]) -> String {
+    let mut text = lowers
+        .iter()
+        .map(|fd| fd_path(*fd))
+        .collect::<Vec<_>>()
+        .join(":");
+    for data in data {
+        write!(text, "::{}", fd_path(*data)).expect("writing to a String succeeds");
     }
+    text
 }
 
 /// An upper directory over what is below it, as its container saw them together, but read-only:
 /// renamed directories and files of which only the metadata was copied up are followed.
 pub fn merged(upper: BorrowedFd<'_>, below: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "source", "invar-merged")?;
-    fsconfig_set_string(&context, "metacopy", "on")?;
-    fsconfig_set_string(&context, "redirect_dir", "follow")?;
-    let lowers = format!("{}:{}", fd_path(upper), fd_path(below));
-    fsconfig_set_string(&context, "lowerdir", lowers)?;
-    create(&context)?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV;
-    Ok(fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        attributes,
-    )?)
+    let plan = Plan {
+        source: "invar-merged".to_owned(),
+        options: vec![("metacopy", "on"), ("redirect_dir", "follow")],
+        lowers: 2,
+        data: 0,
+        has_upper: false,
+        is_volatile: false,
+        attributes: MountAttrFlags::MOUNT_ATTR_RDONLY
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC
+            | MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV,
+    };
+    plan.mount_anywhere(&[upper, below])
 }
 
 /// Makes a detached mount visible at `target` of this process's mount namespace.

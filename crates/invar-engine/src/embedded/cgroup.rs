@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use fs_err as fs;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::devices;
 use crate::config::Resources;
 use crate::container::ContainerId;
 use crate::error::{EngineError, Result};
@@ -73,6 +74,15 @@ impl Group {
             name: Path::new(PARENT).join(id.as_str()),
             is_unified: is_unified(),
         }
+    }
+
+    /// Keeps its processes from every device that is not for containers. On separate hierarchies
+    /// the runtime has done it.
+    pub(super) fn limit_devices(&self) -> std::io::Result<()> {
+        if self.is_unified {
+            devices::limit(&self.directory(""))?;
+        }
+        Ok(())
     }
 
     /// Whether any is there.

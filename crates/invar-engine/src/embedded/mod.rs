@@ -15,6 +15,7 @@ mod attach;
 mod boot;
 mod cgroup;
 mod channel;
+mod devices;
 mod exec;
 mod init;
 mod journal;

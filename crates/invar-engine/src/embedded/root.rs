@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use fs_err as fs;
 use invar_image::{Digest, ImageStore, ImageView};
-use invar_sys::mount::Overlay;
+use invar_sys::mount::{Overlay, OverlayOptions};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
 use rustix::io::Errno;
 
@@ -157,11 +157,11 @@ fn overlay(
             .as_ref()
             .map(|(upper, work)| (upper.as_fd(), work.as_fd())),
     };
-    if writable.is_some_and(|writable| writable.is_volatile) {
-        overlay.mount_volatile().map_err(failed)
-    } else {
-        overlay.mount().map_err(failed)
-    }
+    let options = OverlayOptions {
+        volatile: writable.is_some_and(|writable| writable.is_volatile),
+        require_verity: view.is_verified,
+    };
+    overlay.mount_with(options).map_err(failed)
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {

@@ -5,6 +5,7 @@
 //! whose digest was checked: a damaged disk must not become a damaged answer.
 
 mod put;
+pub(crate) mod verity;
 mod writer;
 
 use std::io::{self, Read, Seek};

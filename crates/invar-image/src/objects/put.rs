@@ -7,22 +7,16 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use composefs::fsverity::{
-    EnableVerityError, FsVerityHashValue, FsVerityHasher, enable_verity_with_retry,
-};
+use composefs::fsverity::{FsVerityHashValue, FsVerityHasher};
 use composefs::repository::Repository;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
-use super::ObjectId;
+use super::{ObjectId, verity};
 
 /// Zeros of at least this size, at a multiple of it, become holes.
 const HOLE: usize = 4096;
-
-/// Whether this file system said that it cannot verify files itself; asked once a process.
-static NO_VERITY: AtomicBool = AtomicBool::new(false);
 
 /// Stores bytes that are in memory. They reach the disk with [`Repository::sync`].
 pub(crate) fn put(objects: &Repository<ObjectId>, data: &[u8]) -> io::Result<ObjectId> {
@@ -30,9 +24,11 @@ pub(crate) fn put(objects: &Repository<ObjectId>, data: &[u8]) -> io::Result<Obj
     let directory = objects.objects_dir()?;
     let existing = existing(directory, &id)?;
     let is_damaged = existing.is_some();
+    // What cannot be read is damaged too: the kernel gives an error for a byte that changed.
     if let Some(file) = existing
-        && holds(file, data)?
+        && holds(&file, data).unwrap_or(false)
     {
+        verity::enable(file.as_fd())?;
         return Ok(id);
     }
     let mut file = unnamed(directory, &id)?;
@@ -67,8 +63,9 @@ pub(super) fn put_chunks(
     let existing = existing(directory, &id)?;
     let is_damaged = existing.is_some();
     if let Some(mut file) = existing
-        && super::digest(&mut file)? == id
+        && super::digest(&mut file).is_ok_and(|actual| actual == id)
     {
+        verity::enable(file.as_fd())?;
         return Ok(id);
     }
     make_directory(directory, &id)?;
@@ -93,7 +90,7 @@ fn existing(directory: &OwnedFd, id: &ObjectId) -> io::Result<Option<File>> {
     }
 }
 
-fn holds(mut existing: File, data: &[u8]) -> io::Result<bool> {
+fn holds(mut existing: &File, data: &[u8]) -> io::Result<bool> {
     if existing.metadata()?.len() != data.len() as u64 {
         return Ok(false);
     }
@@ -162,19 +159,11 @@ fn name(directory: &OwnedFd, file: File, id: &ObjectId, replace: bool) -> io::Re
 
 /// Lets the kernel check every read of the file, where the file system can.
 fn verified_by_the_kernel(file: OwnedFd) -> io::Result<OwnedFd> {
-    if NO_VERITY.load(Ordering::Relaxed) {
-        return Ok(file);
-    }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let reading = openat(CWD, path, flags, Mode::empty())?;
     drop(file);
-    // A mount that needs it asks for it; an object without it is still found by its digest.
-    if let Err(EnableVerityError::FilesystemNotSupported) =
-        enable_verity_with_retry::<ObjectId>(reading.as_fd())
-    {
-        NO_VERITY.store(true, Ordering::Relaxed);
-    }
+    verity::enable(reading.as_fd())?;
     Ok(reading)
 }
 

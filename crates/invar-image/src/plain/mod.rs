@@ -22,7 +22,7 @@ use rustix::fs::{
 };
 
 use crate::error::{ImageError, Result};
-use crate::objects::{ObjectId, Objects};
+use crate::objects::{ObjectId, Objects, verity};
 
 pub(crate) use check::check;
 
@@ -141,19 +141,21 @@ impl Writer<'_> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mut target = std::fs::File::from(openat(at, name, flags, Mode::RUSR | Mode::WUSR)?);
         match file {
-            RegularFile::Inline(bytes) => io::Write::write_all(&mut target, bytes),
+            RegularFile::Inline(bytes) => io::Write::write_all(&mut target, bytes)?,
             RegularFile::External(id, _) => {
                 let object = self.objects.open_object(id).map_err(io::Error::other)?;
                 // Shares the blocks where the file system can.
                 if rustix::fs::ioctl_ficlone(&target, &object).is_err() {
                     io::copy(&mut std::fs::File::from(object), &mut target)?;
                 }
-                Ok(())
             }
             RegularFile::ExternalNoVerity(..) | RegularFile::Sparse(_) => {
-                Err(io::Error::other("the view has a file without content"))
+                return Err(io::Error::other("the view has a file without content"));
             }
         }
+        drop(target);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        verity::enable(openat(at, name, flags, Mode::empty())?.as_fd())
     }
 }
 

@@ -61,6 +61,12 @@ fn fsck(store: &ImageStore, format: Format) -> anyhow::Result<ExitCode> {
                 checked.objects,
                 checked.damage.len()
             ));
+            let by_kernel = checked.checked_by_kernel;
+            printer::note(format!(
+                "whenever it is read, the kernel checks all of {} images, the content of {}, \
+                 nothing of {}",
+                by_kernel.everything, by_kernel.content, by_kernel.nothing
+            ));
         }
         Format::Json => printer::json(&checked)?,
         Format::Jsonl => printer::jsonl(&checked.damage)?,

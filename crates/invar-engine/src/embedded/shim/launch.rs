@@ -18,6 +18,7 @@ use seccompiler::BpfProgram;
 
 use super::terminal;
 use super::{Place, Request};
+use crate::embedded::cgroup::Group;
 use crate::embedded::layout::Directory;
 use crate::embedded::runtime::program::{Failure, Program};
 use crate::embedded::runtime::seccomp;
@@ -130,6 +131,10 @@ pub(super) fn launch(
         Ok(container) => container,
         Err(error) => return Err(failure(reader).unwrap_or_else(|| runtime(&error))),
     };
+    // Before the program runs; without it a container could read the host's disks.
+    Group::of(&request.id)
+        .limit_devices()
+        .map_err(|error| setup(format!("its devices could not be limited: {error}")))?;
     container.start().map_err(|error| runtime(&error))?;
     if let Some(failure) = failure(reader) {
         return Err(failure);

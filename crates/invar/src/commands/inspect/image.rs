@@ -1,9 +1,9 @@
 //! An image in the form of `docker image inspect`.
 
-use invar_image::Image;
+use invar_image::{Image, ImageStore};
 use serde_json::{Value, json};
 
-pub(super) fn describe(image: &Image) -> anyhow::Result<Value> {
+pub(super) fn describe(images: &ImageStore, image: &Image) -> anyhow::Result<Value> {
     let own = serde_json::to_value(&image.config)?;
     Ok(json!({
         "Id": image.id.to_string(),
@@ -14,6 +14,7 @@ pub(super) fn describe(image: &Image) -> anyhow::Result<Value> {
         "Architecture": own["architecture"],
         "Os": own["os"],
         "Size": image.size,
+        "KernelChecks": images.kernel_check(&image.id)?,
         "Config": own["config"],
         "RootFS": {
             "Type": "layers",

@@ -84,7 +84,7 @@ fn describe(cli: &Cli, kind: Option<Kind>, name: &str) -> anyhow::Result<Value> 
     }
     let images = ImageStore::open(cli.root())?;
     match images.resolve(name) {
-        Ok(image) => image::describe(&image),
+        Ok(image) => image::describe(&images, &image),
         Err(ImageError::NotFound { .. }) if kind.is_none() => Err(failure(
             format!("there is no container and no image {name:?}"),
             "list them with: invar ps -a, invar images",
