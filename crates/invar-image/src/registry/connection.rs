@@ -21,7 +21,7 @@ use super::proxy;
 use super::url::{Origin, Scheme, Url};
 
 /// How long a host may take to accept a connection, and then to agree on TLS.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest answer of a proxy.
 const PROXY_ANSWER: u64 = 8 << 10;
 /// Most headers of one answer.
@@ -33,7 +33,8 @@ const LONGEST_HEADERS: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct ConnectError {
     pub(crate) error: RegistryError,
-    /// The other side answered, but not with TLS.
+    /// The other side does not answer with TLS. A server of plain HTTP may also say nothing: when
+    /// no byte of the greeting happens to end a line, it waits for more.
     pub(crate) is_not_tls: bool,
 }
 
@@ -49,6 +50,7 @@ impl From<RegistryError> for ConnectError {
 /// Connects, and leaves the connection to be driven by the runtime.
 pub(crate) async fn connect(
     origin: &Origin,
+    handshake_timeout: Duration,
     tls: impl FnOnce() -> Result<Arc<ClientConfig>, RegistryError>,
 ) -> Result<SendRequest<Outgoing>, ConnectError> {
     let host = origin.authority();
@@ -63,10 +65,13 @@ pub(crate) async fn connect(
     let name = ServerName::try_from(origin.host.clone())
         .map_err(|error| RegistryError::unreachable(&host, error))?;
     let agreed = TlsConnector::from(config).connect(name, stream);
-    match timeout(CONNECT_TIMEOUT, agreed).await {
+    match timeout(handshake_timeout, agreed).await {
         Ok(Ok(stream)) => handshake(&host, stream).await,
         Ok(Err(error)) => Err(tls_error(host, &error)),
-        Err(_elapsed) => Err(late().into()),
+        Err(_elapsed) => Err(ConnectError {
+            error: late(),
+            is_not_tls: true,
+        }),
     }
 }
 

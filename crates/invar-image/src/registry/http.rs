@@ -18,13 +18,15 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use super::body::{Outgoing, Payload};
-use super::connection::{ConnectError, connect};
+use super::connection::{CONNECT_TIMEOUT, ConnectError, connect};
 use super::error::RegistryError;
 use super::tls::Tls;
 use super::url::{Origin, Scheme, Url};
 
 /// How long an answer may take to begin, and then each piece of it.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// How long a host that may speak plain HTTP has to agree on TLS.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a kept connection may take to be ready again.
 const READY: Duration = Duration::from_secs(1);
@@ -63,7 +65,7 @@ impl Http {
 
     /// Whether a host speaks TLS; the connection is kept when it does.
     pub(crate) fn speaks_tls(&mut self, origin: &Origin) -> Result<bool, RegistryError> {
-        match self.connect(origin) {
+        match self.connect(origin, PROBE_TIMEOUT) {
             Ok(sender) => {
                 self.open.insert(origin.clone(), sender);
                 Ok(true)
@@ -92,14 +94,20 @@ impl Http {
                 }
             }
         }
-        let sender = self.connect(origin).map_err(|failed| failed.error)?;
+        let sender = self
+            .connect(origin, CONNECT_TIMEOUT)
+            .map_err(|failed| failed.error)?;
         self.send_on(sender, ask).map_err(|failed| failed.error)
     }
 
-    fn connect(&self, origin: &Origin) -> Result<SendRequest<Outgoing>, ConnectError> {
+    fn connect(
+        &self,
+        origin: &Origin,
+        handshake_timeout: Duration,
+    ) -> Result<SendRequest<Outgoing>, ConnectError> {
         let tls = Arc::clone(&self.tls);
-        self.runtime
-            .block_on(connect(origin, || tls.for_origin(origin)))
+        let connected = connect(origin, handshake_timeout, || tls.for_origin(origin));
+        self.runtime.block_on(connected)
     }
 
     fn send_on(
