@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "the one crate that talks to the kernel")]
 
 pub mod copy;
+pub mod fanotify;
 pub mod handle;
 pub mod lock;
 pub mod memory;

@@ -14,6 +14,7 @@ mod hints;
 mod names;
 mod printer;
 mod privilege;
+mod sensing;
 mod several;
 mod signals;
 mod terminal;

@@ -29,6 +29,7 @@ mod stop;
 mod tag;
 mod unpause;
 mod wait;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -70,6 +71,7 @@ pub(crate) enum Command {
     Tag(tag::Args),
     Unpause(unpause::Args),
     Wait(wait::Args),
+    Watch(watch::Args),
 }
 
 /// Runs the chosen subcommand.
@@ -105,5 +107,6 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Tag(args) => tag::run(cli, args),
         Command::Unpause(args) => unpause::run(cli, args),
         Command::Wait(args) => wait::run(cli, args),
+        Command::Watch(args) => watch::run(cli, args),
     }
 }

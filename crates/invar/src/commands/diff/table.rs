@@ -3,8 +3,7 @@
 use std::fmt::Write as _;
 
 use invar_drift::{
-    Change, Digest, Finding, Kind, Patch, Provenance, Severity, State, Time,
-    escape_line, type_name,
+    Change, Digest, Finding, Kind, Patch, Provenance, Severity, State, Time, escape_line, type_name,
 };
 use jiff::Timestamp;
 use owo_colors::{AnsiColors, OwoColorize as _, Stream};
