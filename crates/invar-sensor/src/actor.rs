@@ -153,8 +153,8 @@ fn session(pid: u32, init: u32, chain: &[Ancestor]) -> Session {
     if inside.is_none() || inside == namespace(std::process::id()) {
         return Session::Host;
     }
-    let line = std::iter::once(pid).chain(chain.iter().map(|ancestor| ancestor.pid));
-    let top = line.filter(|pid| namespace(*pid) == inside).next_back();
+    let mut line = std::iter::once(pid).chain(chain.iter().map(|ancestor| ancestor.pid));
+    let top = line.rfind(|pid| namespace(*pid) == inside);
     top.map_or(Session::Host, |pid| Session::Exec { pid })
 }
 

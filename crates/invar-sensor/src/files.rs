@@ -140,11 +140,12 @@ fn handle(event: &Name, places: &mut Places, watched: &[Arc<Watched>], outlet: &
         return;
     };
     let is_new = event.mask & (mask::CREATE | mask::RENAME) != 0;
-    if is_new && of.image_has(&path) {
-        if let Some(gate) = of.gate.upgrade() {
-            // Without room for marks there are none to be forgotten.
-            gate.skip_none().ok();
-        }
+    if is_new
+        && of.image_has(&path)
+        && let Some(gate) = of.gate.upgrade()
+    {
+        // Without room for marks there are none to be forgotten.
+        gate.skip_none().ok();
     }
     lock(&of.known).add(&path);
     if let Some(from) = &from {

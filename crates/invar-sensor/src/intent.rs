@@ -63,9 +63,16 @@ fn is_interpreter(name: &str) -> bool {
 }
 
 fn is_first_argument(words: &[String], path: &[u8]) -> bool {
-    let first = words.iter().find(|word| !word.starts_with('-'));
+    let Some(place) = words.iter().position(|word| !word.starts_with('-')) else {
+        return false;
+    };
+    let option = place.checked_sub(1).map(|before| words[before].as_str());
+    // `sh -ec TEXT`: a program in words, which may well end with a path.
+    if option.is_some_and(|option| option.ends_with('c') && !option.starts_with("--")) {
+        return false;
+    }
     let path = invar_drift::escape(path);
-    first.is_some_and(|first| base_name(first) == base_name(&path))
+    base_name(&words[place]) == base_name(&path)
 }
 
 fn base_name(path: &str) -> &str {
@@ -96,6 +103,7 @@ mod tests {
             |text: &str| -> Vec<String> { text.split_whitespace().map(str::to_owned).collect() };
         assert!(is_first_argument(&words("-eu /tmp/x a"), b"/tmp/x"));
         assert!(!is_first_argument(&words("app.py /tmp/x"), b"/tmp/x"));
+        assert!(!is_first_argument(&words("-ec echo>/tmp/x"), b"/tmp/x"));
         assert!(!is_first_argument(&[], b"/tmp/x"));
     }
 }
