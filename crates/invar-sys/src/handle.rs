@@ -2,13 +2,13 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 /// The kernel's own limit on a handle (`MAX_HANDLE_SZ`).
 const LONGEST: usize = 128;
 const ANNOUNCED: libc::c_uint = 128;
 
-/// A handle fit for comparing, not for opening.
+/// A handle, fit for comparing; for opening too when the kernel gave it with an event.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FileHandle {
     /// The file system's name for the form of `bytes`.
@@ -56,6 +56,35 @@ pub fn file_handle(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<FileHandle> {
         kind: raw.kind,
         bytes: raw.bytes[..length].to_vec(),
     })
+}
+
+/// Opens what a handle names, through the mount of `mount` and as a place only (`O_PATH`).
+pub fn open_handle(mount: BorrowedFd<'_>, handle: &FileHandle) -> io::Result<OwnedFd> {
+    let length = handle.bytes.len();
+    if length > LONGEST {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut raw = RawHandle {
+        length: libc::c_uint::try_from(length).unwrap_or(0),
+        kind: handle.kind,
+        bytes: [0; LONGEST],
+    };
+    raw.bytes[..length].copy_from_slice(&handle.bytes);
+    // SAFETY: `raw` has the layout of `struct file_handle` with the bytes its length announces,
+    // and outlives the call.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_open_by_handle_at,
+            mount.as_raw_fd(),
+            &raw mut raw,
+            libc::O_PATH | libc::O_CLOEXEC,
+        )
+    };
+    match i32::try_from(fd) {
+        // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 #[cfg(test)]

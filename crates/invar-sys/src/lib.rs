@@ -7,6 +7,7 @@
 
 pub mod copy;
 pub mod devices;
+pub mod fanotify;
 pub mod handle;
 pub mod lock;
 pub mod memory;

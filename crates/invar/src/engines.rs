@@ -94,6 +94,25 @@ pub(crate) fn list(root: &Path) -> Vec<Container> {
     containers
 }
 
+/// Every engine that answers, with its containers. Those that do not are told of only when asked.
+pub(crate) fn all(root: &Path, tell: bool) -> Vec<(Box<dyn Engine>, Vec<Container>)> {
+    let mut engines = Vec::new();
+    for (name, open) in ENGINES {
+        let listed = open(root).and_then(|engine| match engine {
+            Some(engine) => engine.list().map(|containers| Some((engine, containers))),
+            None => Ok(None),
+        });
+        match listed {
+            Ok(listed) => engines.extend(listed),
+            Err(error) if tell => {
+                printer::note(format!("the containers of {name} are missing: {error}"));
+            }
+            Err(_) => {}
+        }
+    }
+    engines
+}
+
 /// The engine of this name.
 pub(crate) fn open(root: &Path, kind: &str) -> anyhow::Result<Box<dyn Engine>> {
     let Some((_, open)) = ENGINES.iter().find(|(name, _)| *name == kind) else {

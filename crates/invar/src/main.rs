@@ -19,6 +19,7 @@ mod privilege;
 mod progress;
 mod registries;
 mod selection;
+mod sensing;
 mod several;
 mod signals;
 mod terminal;

@@ -53,6 +53,7 @@ mod top;
 mod unpause;
 mod update;
 mod wait;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -117,6 +118,7 @@ pub(crate) enum Command {
     Unpause(unpause::Args),
     Update(update::Args),
     Wait(wait::Args),
+    Watch(watch::Args),
 }
 
 /// Runs the chosen subcommand.
@@ -175,5 +177,6 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Unpause(args) => unpause::run(cli, args),
         Command::Update(args) => update::run(cli, args),
         Command::Wait(args) => wait::run(cli, args),
+        Command::Watch(args) => watch::run(cli, args),
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!  stage ─▶ target ─▶ read-only container ─▶ attack ─▶ every deed is refused
 //!             │
-//!             └─────▶ writable container ──▶ attack ─▶ compare ─▶ capture ─▶ tamper ─▶ replace
+//!             └─────▶ writable container ──▶ attack ─▶ refuse ─▶ compare ─▶ capture ─▶ tamper ─▶ replace
 //! ```
 //!
 //! Everything happens in a state root of its own, which is gone at the end, also after a failure
@@ -13,6 +13,7 @@
 pub(crate) mod app;
 mod attack;
 mod comparison;
+mod prevention;
 mod proof;
 mod report;
 mod site;
@@ -84,6 +85,9 @@ fn play(plan: &Plan<'_>, stage: &Stage, report: &mut Report) -> anyhow::Result<(
     })?;
     report.step("the same attacker is root in the writable one", |step| {
         attack::on_writable(stage, &target, &loose, step)
+    })?;
+    report.step("the sensor refuses what was dropped", |step| {
+        prevention::check(&target, &loose, step)
     })?;
     report.step("invar diff says what changed", |step| {
         comparison::check(&target, &loose, step)

@@ -19,6 +19,7 @@ use filter::Filter;
 use listing::Mounted;
 use source::Source;
 
+pub(crate) use source::rules;
 pub(crate) use table::row;
 
 /// Show what a container changed of its image: A added, C changed, D deleted

@@ -38,7 +38,7 @@ pub(super) enum Source {
 }
 
 /// All rules there are: those that come with invar, the machine's, and the user's.
-pub(super) fn rules(asked: &[PathBuf]) -> anyhow::Result<Arc<Rules>> {
+pub(crate) fn rules(asked: &[PathBuf]) -> anyhow::Result<Arc<Rules>> {
     let mut files = Vec::new();
     if Path::new(RULES_DIRECTORY).is_dir() {
         files.extend(in_directory(Path::new(RULES_DIRECTORY))?);

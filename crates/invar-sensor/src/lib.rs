@@ -1,0 +1,42 @@
+//! Sees changes and executions in containers as they happen, and refuses what is not of the image.
+//!
+//! ```text
+//!  container's root, tmpfs, volumes ──gate──▶ is this very file of the image? ──▶ run / refuse
+//!  file system below all upper dirs ──files─▶ which container, which path?    ──▶ change
+//!                                                        │
+//!                        Event: what, path, container, actor, severity ◀── /proc
+//! ```
+//!
+//! All of it is fanotify(7), which needs no BPF. A *gate* is one thread and one group a container,
+//! so that no container waits for another; *files* is one thread for all, because the kernel tells
+//! names only of the file system that backs the upper directories.
+//!
+//! Invariants: a file counts as the image's only on proof taken from the open file itself, never
+//! because a name is absent somewhere; every queue and table is bounded, what does not fit is
+//! counted, and a walk of the upper directory then tells what was missed. When the process ends,
+//! the kernel lets everything through again. It does not stop code that never passes an open: memfd,
+//! a file already open, anonymous memory.
+#![forbid(unsafe_code)]
+
+mod actor;
+mod counts;
+mod error;
+mod event;
+mod files;
+mod gate;
+mod intent;
+mod known;
+mod mounted;
+mod outlet;
+mod places;
+mod proof;
+mod queue;
+mod sensor;
+mod target;
+
+pub use actor::{Actor, Ancestor, Session};
+pub use counts::Counts;
+pub use error::{Result, SensorError};
+pub use event::{Event, Place, What};
+pub use sensor::{Events, Sensor, Settings};
+pub use target::{Target, UpperDirectory};
