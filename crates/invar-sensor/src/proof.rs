@@ -92,6 +92,9 @@ fn fill(file: BorrowedFd<'_>, buffer: &mut [u8], at: u64) -> rustix::io::Result<
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+    use std::path::Path;
+
     use fs_err as fs;
 
     use super::*;
@@ -114,7 +117,17 @@ mod tests {
             if let Some(original) = original {
                 fs::write(lower.join(name), original).unwrap();
             }
-            fs::write(upper.join(name), copy).unwrap();
+            // As when a container writes: at another time than the image was made.
+            let changed = |path: &Path| {
+                let stat = fs::metadata(path).ok()?;
+                Some((stat.ctime(), stat.ctime_nsec()))
+            };
+            loop {
+                fs::write(upper.join(name), copy).unwrap();
+                if changed(&upper.join(name)) != changed(&lower.join(name)) {
+                    break;
+                }
+            }
             let image = Image {
                 lower: fs::File::open(&lower).unwrap().into_parts().0.into(),
             };
