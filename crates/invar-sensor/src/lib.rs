@@ -8,7 +8,7 @@
 //! ```
 //!
 //! All of it is fanotify(7), which needs no BPF. A *gate* is one thread and one group a container,
-//! so that no container waits for another; *files* is one thread for all, because the kernel tells
+//! so that a busy one holds up no other for longer than a look at an actor; *files* is one thread for all, because the kernel tells
 //! names only of the file system that backs the upper directories.
 //!
 //! Invariants: a file counts as the image's only on proof taken from the open file itself, never
