@@ -136,8 +136,9 @@ fn tell(args: &Args, copied: &Copied) {
     }
     if !args.quiet {
         printer::note(format!(
-            "copied {} entries, {}",
+            "copied {} {}, {}",
             copied.entries,
+            if copied.entries == 1 { "entry" } else { "entries" },
             printer::size(copied.bytes)
         ));
     }
