@@ -64,7 +64,7 @@ pub struct NetworkInfo {
 }
 
 impl Networks {
-    /// Makes a network; its bridge follows with the first container.
+    /// Makes a network.
     pub(in crate::embedded) fn create(
         &self,
         name: &str,
@@ -88,7 +88,7 @@ impl Networks {
                 action: "read the host's routes",
                 reason: error.to_string(),
             })?;
-        self.with(|connection| {
+        let row = self.with(|connection| {
             table::write(connection, |transaction| {
                 let others = table::networks(transaction)?;
                 if let Some(holder) = others.iter().find(|other| other.name == name) {
@@ -113,7 +113,11 @@ impl Networks {
                 table::insert_network(transaction, &row)?;
                 Ok(row)
             })
-        })
+        })?;
+        // Before the lock goes: its route is how others, of another state root too, see that the
+        // addresses are taken.
+        bridge::ensure(&row)?;
+        Ok(row)
     }
 
     fn new_row(
