@@ -113,9 +113,9 @@ def capture_of(bench, rounds: int, label: str, change: str) -> list:
         output, peak = peers.output_and_peak(bench.invar.command("capture", "--stop", "--format", "json", container))
         total.append(time.perf_counter() - start)
         evidence = json.loads(output)
-        frozen.append(evidence["frozen_ms"] / 1000)
+        frozen.append(evidence["summary"]["frozen_ms"] / 1000)
         memory.append(peak)
-        bench.invar.run("evidence", "rm", evidence["id"])
+        bench.invar.run("evidence", "rm", "--force", evidence["id"])
     for _ in range(min(rounds, 3)):
         container = bench.docker.run("run", "-d", "--network", "none", "busybox", *program)
         upper = bench.docker.run("inspect", "-f", "{{.GraphDriver.Data.UpperDir}}", container)
