@@ -138,7 +138,11 @@ fn tell(args: &Args, copied: &Copied) {
         printer::note(format!(
             "copied {} {}, {}",
             copied.entries,
-            if copied.entries == 1 { "entry" } else { "entries" },
+            if copied.entries == 1 {
+                "entry"
+            } else {
+                "entries"
+            },
             printer::size(copied.bytes)
         ));
     }
