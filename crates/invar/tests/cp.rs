@@ -248,7 +248,8 @@ fn a_link_exchanged_while_copying_never_leads_out() {
     for _ in 0..150 {
         drop(invar.output(&["cp", "c:/d/x/file", str(&out)]));
         if let Ok(found) = fs::read_to_string(&out) {
-            assert_eq!(found, "mine\n");
+            // The container may have written a part of it so far.
+            assert!("mine\n".starts_with(&found), "{found:?}");
             fs::remove_file(&out).unwrap();
         }
         drop(invar.output(&["cp", str(&host.join("mine")), "c:/d/x/file"]));
