@@ -501,12 +501,13 @@ fn what_a_killed_pull_left_is_removed_by_a_prune() {
     assert_eq!(parts(&invar).len(), 1);
     invar.run(&["image", "prune"]);
     assert_eq!(parts(&invar), Vec::<String>::new());
-    let objects = support::tree(&invar.root().join("store/objects"));
-    let files = objects
-        .iter()
-        .filter(|path| Path::new(path).is_file())
-        .count();
-    assert_eq!(files, 0, "{objects:?}");
+    let objects = invar.root().join("store/objects");
+    // Made with the first object, which may not have come yet.
+    if objects.exists() {
+        let objects = support::tree(&objects);
+        let files = objects.iter().filter(|path| Path::new(path).is_file());
+        assert_eq!(files.count(), 0, "{objects:?}");
+    }
 }
 
 #[test]
