@@ -72,7 +72,7 @@ impl Networks {
     /// Looks at this host.
     pub(in crate::embedded) fn facts(&self) -> Result<NetworkFacts> {
         let own = self.rules_table();
-        let endpoints = self.with(|connection| table::endpoints(connection))?;
+        let endpoints = self.with(table::endpoints)?;
         let forward = std::path::Path::new("/proc/sys/net/ipv4/ip_forward");
         Ok(NetworkFacts {
             nft: rules::program(),

@@ -88,31 +88,29 @@ impl Networks {
                 action: "read the host's routes",
                 reason: error.to_string(),
             })?;
-        let row = self.with(|connection| {
-            table::write(connection, |transaction| {
-                let others = table::networks(transaction)?;
-                if let Some(holder) = others.iter().find(|other| other.name == name) {
-                    return match name {
-                        // Two containers were the first at once.
-                        DEFAULT_NETWORK => Ok(holder.clone()),
-                        _ => Err(EngineError::InvalidConfig {
-                            what: format!("the name {name:?}"),
-                            reason: format!("the network {} has it", &holder.id[..12]),
-                        }),
-                    };
-                }
-                if others.len() >= MOST {
-                    return Err(EngineError::InvalidConfig {
-                        what: "one more network".to_owned(),
-                        reason: format!(
-                            "there are {MOST} already; remove some with: invar network prune"
-                        ),
-                    });
-                }
-                let row = self.new_row(name, options, prefix, &others, &routed)?;
-                table::insert_network(transaction, &row)?;
-                Ok(row)
-            })
+        let row = self.database.write(|transaction| {
+            let others = table::networks(transaction)?;
+            if let Some(holder) = others.iter().find(|other| other.name == name) {
+                return match name {
+                    // Two containers were the first at once.
+                    DEFAULT_NETWORK => Ok(holder.clone()),
+                    _ => Err(EngineError::InvalidConfig {
+                        what: format!("the name {name:?}"),
+                        reason: format!("the network {} has it", &holder.id[..12]),
+                    }),
+                };
+            }
+            if others.len() >= MOST {
+                return Err(EngineError::InvalidConfig {
+                    what: "one more network".to_owned(),
+                    reason: format!(
+                        "there are {MOST} already; remove some with: invar network prune"
+                    ),
+                });
+            }
+            let row = self.new_row(name, options, prefix, &others, &routed)?;
+            table::insert_network(transaction, &row)?;
+            Ok(row)
         })?;
         // Before the lock goes: its route is how others, of another state root too, see that the
         // addresses are taken.
@@ -212,30 +210,28 @@ impl Networks {
     /// Removes a network that no running container is in, with its bridge and rules.
     pub(in crate::embedded) fn remove(&self, name: &str) -> Result<String> {
         let _lock = lock()?;
-        let row = self.with(|connection| {
-            table::write(connection, |transaction| {
-                self.sweep(transaction, None)?;
-                let row = table::find(transaction, name)?;
-                let endpoints = table::endpoints(transaction)?;
-                let names = table::container_names(transaction)?;
-                let inside: Vec<&str> = endpoints
-                    .iter()
-                    .filter(|endpoint| endpoint.network == row.id)
-                    .filter_map(|endpoint| {
-                        let id = endpoint.container.as_str();
-                        let found = names.iter().find(|(other, _)| other == id);
-                        found.map(|(_, name)| name.as_str())
-                    })
-                    .collect();
-                if !inside.is_empty() {
-                    return Err(EngineError::NetworkInUse {
-                        name: row.name,
-                        containers: inside.join(", "),
-                    });
-                }
-                table::delete_network(transaction, &row.id)?;
-                Ok(row)
-            })
+        let row = self.database.write(|transaction| {
+            self.sweep(transaction, None)?;
+            let row = table::find(transaction, name)?;
+            let endpoints = table::endpoints(transaction)?;
+            let names = table::container_names(transaction)?;
+            let inside: Vec<&str> = endpoints
+                .iter()
+                .filter(|endpoint| endpoint.network == row.id)
+                .filter_map(|endpoint| {
+                    let id = endpoint.container.as_str();
+                    let found = names.iter().find(|(other, _)| other == id);
+                    found.map(|(_, name)| name.as_str())
+                })
+                .collect();
+            if !inside.is_empty() {
+                return Err(EngineError::NetworkInUse {
+                    name: row.name,
+                    containers: inside.join(", "),
+                });
+            }
+            table::delete_network(transaction, &row.id)?;
+            Ok(row)
         })?;
         bridge::remove(&row.bridge)?;
         resolver::forget(&self.layout, &row);

@@ -112,22 +112,20 @@ impl Networks {
             });
         }
         let held = ports::hold(&networking.ports)?;
-        let endpoint = self.with(|connection| {
-            table::write(connection, |transaction| {
-                self.sweep(transaction, Some(&entry.id))?;
-                table::delete_endpoint(transaction, &entry.id)?;
-                refuse_collisions(transaction, &held.ports)?;
-                let endpoint = EndpointRow {
-                    container: entry.id.clone(),
-                    network: network.id.clone(),
-                    offset: table::allocate(transaction, &network, networking.address)?,
-                    aliases: networking.aliases.clone(),
-                    ports: held.ports.clone(),
-                    dns: networking.dns.clone(),
-                };
-                table::insert_endpoint(transaction, &endpoint)?;
-                Ok(endpoint)
-            })
+        let endpoint = self.database.write(|transaction| -> Result<_> {
+            self.sweep(transaction, Some(&entry.id))?;
+            table::delete_endpoint(transaction, &entry.id)?;
+            refuse_collisions(transaction, &held.ports)?;
+            let endpoint = EndpointRow {
+                container: entry.id.clone(),
+                network: network.id.clone(),
+                offset: table::allocate(transaction, &network, networking.address)?,
+                aliases: networking.aliases.clone(),
+                ports: held.ports.clone(),
+                dns: networking.dns.clone(),
+            };
+            table::insert_endpoint(transaction, &endpoint)?;
+            Ok(endpoint)
         })?;
         let connected = self.connect(entry, &network, &endpoint);
         if connected.is_err() {
@@ -237,9 +235,9 @@ impl Networks {
 
     /// Takes back the places of all runs that have ended.
     fn sweep_all(&self) -> Result<()> {
-        let swept = self.with(|connection| {
-            table::write(connection, |transaction| self.sweep(transaction, None))
-        })?;
+        let swept = self
+            .database
+            .write(|transaction| self.sweep(transaction, None))?;
         if !swept {
             return Ok(());
         }
@@ -303,8 +301,8 @@ impl Networks {
         })
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut Connection) -> Result<T>) -> Result<T> {
-        work(&mut self.database.connection())
+    fn with<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        work(&self.database.connection())
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde::de::DeserializeOwned;
 
 use super::subnet::{PREFIX6, Subnet, at6};
@@ -97,17 +97,6 @@ fn mac_text(mac: [u8; 6]) -> String {
 /// An id for a new network.
 pub(super) fn random_id() -> String {
     hex(&rand::random::<[u8; 32]>())
-}
-
-/// Runs `change` in a transaction that excludes every other writer.
-pub(super) fn write<T>(
-    connection: &mut Connection,
-    change: impl FnOnce(&Transaction<'_>) -> Result<T>,
-) -> Result<T> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let value = change(&transaction)?;
-    transaction.commit()?;
-    Ok(value)
 }
 
 const NETWORK: &str = "SELECT id, name, bridge, subnet, subnet6, internal, labels, created_at, \
