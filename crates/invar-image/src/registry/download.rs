@@ -94,8 +94,9 @@ impl<'a> Downloads<'a> {
             if self.is_stopped() {
                 return;
             }
-            if let Err(error) = self.fetch(&mut session, spool) {
-                spool.fail(error);
+            match self.fetch(&mut session, spool) {
+                Ok(()) => spool.end(),
+                Err(error) => spool.fail(error),
             }
         }
     }

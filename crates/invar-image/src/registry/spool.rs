@@ -26,6 +26,8 @@ struct State {
     file: Option<Arc<File>>,
     length: u64,
     resumed: u64,
+    /// Whether nothing comes after it: a registry may send more than it said.
+    has_ended: bool,
     /// Why the rest does not come.
     error: Option<ImageError>,
     has_failed: bool,
@@ -88,6 +90,12 @@ impl Spool {
         Ok(())
     }
 
+    /// Says that it is complete and that nothing came after it.
+    pub(crate) fn end(&self) {
+        self.state().has_ended = true;
+        self.changed.notify_all();
+    }
+
     /// Says that no more comes, and why.
     pub(crate) fn fail(&self, error: ImageError) {
         let mut state = self.state();
@@ -133,11 +141,15 @@ pub(crate) struct SpoolReader {
 
 impl Read for SpoolReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.position == self.spool.size || buffer.is_empty() {
+        if buffer.is_empty() {
             return Ok(0);
         }
+        let is_whole = self.position == self.spool.size;
         let mut state = self.spool.state();
         while state.length <= self.position {
+            if is_whole && state.has_ended {
+                return Ok(0);
+            }
             if state.has_failed {
                 return Err(io::Error::other("the download broke off"));
             }
@@ -178,6 +190,8 @@ mod tests {
         for piece in content.chunks(7777) {
             spool.append(piece).unwrap();
         }
+        assert!(!reading.is_finished(), "more may follow");
+        spool.end();
         assert!(reading.join().unwrap().unwrap() == content);
 
         // A second download of the same blob at once does not touch the first one's file.
