@@ -149,8 +149,19 @@ pub(crate) fn on_terminal(invar: &Invar, command: &str, steps: &[(&str, &str)]) 
     text(&invar_testkit::checked(&mut python).stdout).replace('\r', "")
 }
 
-/// The files and directories below a path, itself not among them.
+/// The files and directories below a path, itself not among them. Of a running container: the
+/// kernel and its programs make and remove files while it is listed.
 pub(crate) fn tree(path: &Path) -> Vec<String> {
-    let listing = invar_testkit::checked(Command::new("find").arg(path).args(["-mindepth", "1"]));
+    let mut find = Command::new("find");
+    find.arg(path).args(["-mindepth", "1"]).env("LC_ALL", "C");
+    let listing = find.output().unwrap();
+    let complaints = text(&listing.stderr);
+    assert!(
+        complaints
+            .lines()
+            .all(|line| line.ends_with("No such file or directory")),
+        "find {}: {complaints}",
+        path.display()
+    );
     text(&listing.stdout).lines().map(str::to_owned).collect()
 }
