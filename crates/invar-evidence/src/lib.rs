@@ -43,6 +43,7 @@ mod verify;
 use invar_engine::{Container, Engine};
 
 pub use archive::{LONGEST_SIGNATURE, verify_archive};
+pub use capture::Kept;
 pub use capture::log::{Record, Step, What};
 pub use capture::processes::{LostFile, Process};
 pub use custody::Action;
@@ -62,16 +63,19 @@ pub use tree::entry::{Entry, EntryKind, Instant};
 pub use tree::take::{Method, Taken};
 pub use verify::{Problem, Verification, verify};
 
-/// Captures a container and seals what was found.
+/// Captures a container and seals what was found. `kept` hears when nothing that matters can
+/// change or vanish any more, and only comparing, hashing and signing is left.
 pub fn capture(
     store: &EvidenceStore,
     engine: &dyn Engine,
     container: &Container,
     plan: Plan,
     limits: Limits,
+    kept: &mut dyn FnMut(&Kept<'_>),
 ) -> Result<Evidence> {
     let mut capture = capture::Capture::begin(store, engine, container, plan, limits)?;
     capture.take()?;
+    kept(&capture.keep()?);
     seal::seal(store, capture.complete()?)
 }
 

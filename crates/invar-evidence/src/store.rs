@@ -38,6 +38,8 @@ pub struct EvidenceStore {
 pub enum State {
     /// A process is taking it.
     Capturing,
+    /// All was taken; a process is hashing and signing it.
+    Sealing,
     /// Its capture broke off; what was taken is here.
     Incomplete,
     /// Hashed, signed and read-only.
@@ -62,6 +64,25 @@ impl Evidence {
     /// been thawed or ended since: its engine knows.
     pub fn left_frozen(&self) -> bool {
         self.state == State::Incomplete && crate::capture::left_frozen(&self.dir)
+    }
+
+    /// Whether its capture broke off when all was taken, and it only has to be sealed.
+    pub fn is_unsealed(&self) -> bool {
+        self.state == State::Incomplete && crate::capture::is_kept(&self.dir)
+    }
+
+    /// Waits for the process that is writing it, however that ends.
+    pub fn wait(&self) -> Result<()> {
+        let path = self.dir.join(LOCK);
+        let lock = match fs::OpenOptions::new().write(true).open(&path) {
+            // It is sealed.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            opened => opened.map_err(EvidenceError::io("open", &path))?,
+        };
+        while invar_sys::lock::is_locked(&lock).map_err(EvidenceError::io("wait for", &path))? {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Ok(())
     }
 }
 
@@ -152,7 +173,7 @@ impl EvidenceStore {
     pub fn remove(&self, evidence: &Evidence) -> Result<()> {
         let lock = match evidence.state {
             State::Sealed => None,
-            State::Capturing | State::Incomplete => Some(lock_draft(evidence)?),
+            State::Capturing | State::Sealing | State::Incomplete => Some(lock_draft(evidence)?),
         };
         let doomed = self.dir.join(format!("{REMOVING}{}", evidence.id));
         fs::rename(&evidence.dir, &doomed).map_err(EvidenceError::io("remove", &evidence.dir))?;
@@ -218,9 +239,10 @@ impl EvidenceStore {
             header, dir, lock, ..
         } = draft;
         let place = self.dir.join(header.id.as_str());
-        let lock_path = dir.join(LOCK);
-        fs::remove_file(&lock_path).map_err(EvidenceError::io("remove", &lock_path))?;
         fs::rename(&dir, &place).map_err(EvidenceError::io("seal", &dir))?;
+        // Not before: without it, it would look like a draft that nobody writes.
+        let lock_path = place.join(LOCK);
+        fs::remove_file(&lock_path).map_err(EvidenceError::io("remove", &lock_path))?;
         set_mode(&place, 0o500)?;
         files::sync_dir(&self.dir)?;
         drop(lock);
@@ -262,6 +284,7 @@ fn evidence(id: EvidenceId, dir: PathBuf, is_incomplete: bool) -> Evidence {
     };
     let state = match is_incomplete {
         false => State::Sealed,
+        true if is_locked() && crate::capture::is_kept(&dir) => State::Sealing,
         true if is_locked() => State::Capturing,
         true => State::Incomplete,
     };

@@ -3,6 +3,7 @@
 
 mod age;
 mod attached;
+mod background;
 mod cli;
 mod commands;
 mod container_config;
@@ -27,8 +28,6 @@ mod times;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args_os()
         .map(|arg| arg.to_string_lossy().into_owned())
@@ -36,7 +35,7 @@ fn main() -> ExitCode {
     if let Some(code) = invar_engine::embedded::play_role(&args) {
         return code;
     }
-    let cli = match cli::Cli::try_parse() {
+    let cli = match cli::Cli::read() {
         Ok(cli) => cli,
         Err(error) => return exit::report_usage(&error),
     };

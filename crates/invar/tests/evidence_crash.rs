@@ -230,3 +230,138 @@ fn a_container_left_frozen_is_named_with_the_way_out_until_it_goes_on() {
         assert_valid(&host, "resumed later", &id);
     }
 }
+
+/// `invar ARGS`, which leaves sealing to the background.
+fn in_background(host: &Host, args: &[&str]) -> std::process::Command {
+    let mut command = host.command(args);
+    command.env_remove("INVAR_WAIT");
+    command
+}
+
+fn sealed(host: &Host, id: &str) {
+    invar_testkit::eventually("it is sealed in the background", || {
+        states(host)
+            .contains(&(id.to_owned(), "sealed".to_owned()))
+            .then_some(())
+    });
+}
+
+#[test]
+fn sealing_goes_on_after_the_command_and_is_waited_for_by_who_reads_it() {
+    for args in [&["capture", "web"][..], &["capture", "--stop", "web"]] {
+        let host = Host::embedded();
+        host.attacked("web", &[]);
+        // Stopped in the middle of sealing: the command has ended nevertheless.
+        let output = in_background(&host, args)
+            .env("INVAR_STOP_AT", "sealing")
+            .output()
+            .unwrap();
+        let (code, id, err) = outcome_of(&output);
+        assert_eq!(code, Some(0), "{err}");
+        let id = id.trim();
+        assert!(err.contains("being sealed in the background"), "{err}");
+        assert_eq!(states(&host), [(id.to_owned(), "sealing".to_owned())]);
+        let (code, _, err) = outcome_of(&host.output(&["evidence", "rm", "--force", id]));
+        assert_eq!(code, Some(1), "{err}");
+
+        let reader = host.command(&["evidence", "verify", id]).spawn().unwrap();
+        support::signal(worker_of(&host), "CONT");
+        let verified = reader.wait_with_output().unwrap();
+        assert_eq!(verified.status.code(), Some(0));
+        assert_eq!(states(&host), [(id.to_owned(), "sealed".to_owned())]);
+    }
+}
+
+/// The process that is stopped while it seals evidence of this host.
+fn worker_of(host: &Host) -> u32 {
+    let root = host.invar().root().to_str().unwrap().to_owned();
+    invar_testkit::eventually("the worker is stopped", || {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        processes
+            .filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok())
+            .find(|pid| {
+                let environment = std::fs::read(format!("/proc/{pid}/environ"));
+                let environment = environment.unwrap_or_default();
+                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+                let is_stopped = stat.is_ok_and(|stat| stat.contains(") T "));
+                is_stopped && String::from_utf8_lossy(&environment).contains(&root)
+            })
+    })
+}
+
+#[test]
+fn sealing_that_was_killed_in_the_background_is_finished_by_who_reads_it() {
+    for step in ["kept", "changes", "sealing", "signed", "custody"] {
+        let host = Host::embedded();
+        host.attacked("web", &[]);
+        let output = in_background(&host, &["capture", "--stop", "web"])
+            .env("INVAR_KILL_AT", step)
+            .output()
+            .unwrap();
+        let (code, id, err) = outcome_of(&output);
+        if step == "kept" {
+            // Killed before the command heard of it.
+            assert_eq!(code, Some(1), "{err}");
+            assert!(err.contains("invar evidence ls"), "{err}");
+        } else {
+            assert_eq!((code, id.trim().is_empty()), (Some(0), false), "{err}");
+        }
+        let id = invar_testkit::eventually("it was killed", || {
+            let (id, state) = states(&host).pop()?;
+            (state == "incomplete").then_some(id)
+        });
+        let output = host.output(&["evidence", "show", &id]);
+        let (code, shown, err) = outcome_of(&output);
+        assert_eq!(code, Some(0), "{step}: {err}");
+        assert!(err.contains("was interrupted"), "{step}: {err}");
+        assert!(shown.contains("sealed"), "{step}: {shown}");
+        assert_valid(&host, step, &id);
+    }
+}
+
+#[test]
+fn a_replacement_leaves_sealing_and_the_old_container_to_the_background() {
+    for host in [Host::embedded(), Host::docker()] {
+        host.attacked("web", &[]);
+        let old = host.id("web");
+        let output = in_background(&host, &["replace", "--format", "json", "web"])
+            .output()
+            .unwrap();
+        let (code, done, err) = outcome_of(&output);
+        assert_eq!(code, Some(0), "{err}");
+        let done: serde_json::Value = serde_json::from_str(&done).unwrap();
+        assert_eq!(done["new"], json!(host.id("web")));
+        assert_eq!(host.status("web"), "running");
+        sealed(&host, done["evidence"].as_str().unwrap());
+        invar_testkit::eventually("the old container is removed", || {
+            (host.status(&old) == "gone").then_some(())
+        });
+        assert_valid(&host, "background", done["evidence"].as_str().unwrap());
+    }
+}
+
+#[test]
+fn a_replacement_killed_in_the_background_is_finished_by_the_next() {
+    for step in ["changes", "sealing", "sealed", "removed"] {
+        let host = Host::embedded();
+        host.attacked("web", &[]);
+        let old = host.id("web");
+        let output = in_background(&host, &["replace", "web"])
+            .env("INVAR_KILL_AT", step)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{:?}", outcome_of(&output));
+        let lock = host.invar().root().join(format!("replacements/{old}.lock"));
+        invar_testkit::eventually("its worker was killed", || {
+            let lock = std::fs::File::options().write(true).open(&lock).ok()?;
+            let is_free = !invar_sys::lock::is_locked(&lock).unwrap();
+            is_free.then_some(())
+        });
+        host.run(&["replace", "web"]);
+        assert_eq!(host.names(), ["web"], "{step}");
+        assert!(
+            states(&host).iter().all(|(_, state)| state == "sealed"),
+            "{step}"
+        );
+    }
+}

@@ -5,6 +5,7 @@
 //! it must also work when the runtime that made them was killed.
 
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
@@ -38,14 +39,17 @@ pub(super) fn is_unified() -> bool {
 
 /// Begins in the background what the kernel waits for before a process changes its group: an RCU
 /// grace period, 5 to 12 ms (`cgroup_threadgroup_rwsem`). The runtime, a moment later, then does
-/// not wait. It is enough to move this process to where it already is.
+/// not wait. It is enough to move this process to where it already is, once.
 pub(super) fn expect_move() {
-    std::thread::spawn(|| {
-        let Some(group) = own_group() else {
-            return;
-        };
-        // Nothing depends on it.
-        fs::write(group.join("cgroup.procs"), std::process::id().to_string()).ok();
+    static BEGUN: Once = Once::new();
+    BEGUN.call_once(|| {
+        std::thread::spawn(|| {
+            let Some(group) = own_group() else {
+                return;
+            };
+            // Nothing depends on it.
+            fs::write(group.join("cgroup.procs"), std::process::id().to_string()).ok();
+        });
     });
 }
 

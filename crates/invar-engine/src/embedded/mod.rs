@@ -118,6 +118,13 @@ impl EmbeddedEngine {
         })
     }
 
+    /// As [`Self::open`], when the next thing is to start a container: what the kernel needs long
+    /// for begins at once.
+    pub fn open_to_run(root: &Path) -> Result<Self> {
+        cgroup::expect_move();
+        Self::open(root)
+    }
+
     /// The images its containers are made from.
     pub fn images(&self) -> &ImageStore {
         &self.images

@@ -77,11 +77,21 @@ impl EmbeddedEngine {
             history,
             health: None,
         };
-        // It gets ready while the root is mounted, and ends by itself when that fails.
-        let control = spawn(&status, placed.handles, stdio).map_err(failed)?;
-        drop(status);
-        channel::send(&control, &request).map_err(failed)?;
-        let (root, health) = self.prepare(entry, &directory)?;
+        let (control, root, health) = std::thread::scope(|scope| {
+            // Executed and getting ready while the root is mounted; it ends by itself when that
+            // fails.
+            let spawning = scope.spawn(move || {
+                let control = spawn(&status, placed.handles, stdio)?;
+                drop(status);
+                channel::send(&control, &request)?;
+                Ok(control)
+            });
+            let prepared = self.prepare(entry, &directory);
+            let spawned = spawning.join();
+            let spawned = spawned.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let (root, health) = prepared?;
+            Ok::<_, EngineError>((spawned.map_err(failed)?, root, health))
+        })?;
         channel::send_handle(&control, root.as_fd()).map_err(failed)?;
         drop(root);
         channel::send(&control, &health).map_err(failed)?;

@@ -100,6 +100,8 @@ pub enum Step {
         /// How many.
         count: usize,
     },
+    /// All that could change or vanish was kept: what follows needs no container.
+    Kept,
     /// The container was compared with its image.
     Changes {
         /// How many paths.

@@ -40,10 +40,11 @@ use self::log::Step;
 use self::mounts::Mounts;
 use self::pace::Pace;
 use self::processes::Recorder;
-pub(crate) use self::resume::{left_frozen, take_up};
+pub(crate) use self::resume::{is_kept, left_frozen, take_up};
 use crate::error::{EvidenceError, Result};
 use crate::files;
 use crate::header::{Header, Marks, Plan};
+use crate::id::EvidenceId;
 use crate::limits::{Budget, Limits};
 use crate::store::{Draft, EvidenceStore};
 use crate::tree::take::{Method, Taken};
@@ -51,6 +52,17 @@ use crate::tree::{entry, open_dir, stat};
 
 /// How long an engine may take to remove a container that ended.
 const REMOVING: Duration = Duration::from_secs(10);
+
+/// What a capture has, once nothing of it can be lost any more.
+#[derive(Debug)]
+pub struct Kept<'a> {
+    /// The evidence.
+    pub id: &'a EvidenceId,
+    /// How long the container was frozen, in milliseconds.
+    pub frozen_ms: Option<u64>,
+    /// How its upper directory was taken; `None` when there was none.
+    pub upper: Option<&'a Taken>,
+}
 
 /// A capture at work.
 pub(crate) struct Capture<'a> {
@@ -67,6 +79,7 @@ pub(crate) struct Capture<'a> {
     taken: Option<Taken>,
     comparison: Option<Comparison>,
     has_logs: bool,
+    is_kept: bool,
     saw_mounts: bool,
     /// When its mounts were opened.
     frozen_at: entry::Instant,
@@ -111,6 +124,7 @@ impl<'a> Capture<'a> {
             taken: None,
             comparison: None,
             has_logs: false,
+            is_kept: false,
             saw_mounts: false,
             frozen_at: pace::now(),
             frozen_ms: None,
@@ -399,15 +413,18 @@ impl<'a> Capture<'a> {
         output::keep(self.engine, &self.container.id, dir, self.limits.log, log)
     }
 
-    /// Does all that need not be done while the container is frozen. What is returned is ready to
-    /// be sealed.
-    pub(crate) fn complete(mut self) -> Result<Draft> {
-        let completed = self.try_complete();
-        self.or_break_off(completed)?;
-        Ok(self.draft)
+    /// Keeps what need not be taken while the container is frozen but could vanish or change later.
+    pub(crate) fn keep(&mut self) -> Result<Kept<'_>> {
+        let kept = self.try_keep();
+        self.or_break_off(kept)?;
+        Ok(Kept {
+            id: &self.draft.header.id,
+            frozen_ms: self.frozen_ms,
+            upper: self.taken.as_ref(),
+        })
     }
 
-    fn try_complete(&mut self) -> Result<()> {
+    fn try_keep(&mut self) -> Result<()> {
         if self.draft.header.plan.stop {
             self.keep_files(&mut Pace::still())?;
         }
@@ -415,6 +432,21 @@ impl<'a> Capture<'a> {
         if !self.has_logs {
             let kept = self.keep_logs();
             self.draft.log.absorb("logs", kept)?;
+        }
+        self.is_kept = true;
+        self.draft.log.step(Step::Kept)
+    }
+
+    /// Does what needs no container any more. What is returned is ready to be sealed.
+    pub(crate) fn complete(mut self) -> Result<Draft> {
+        let completed = self.try_complete();
+        self.or_break_off(completed)?;
+        Ok(self.draft)
+    }
+
+    fn try_complete(&mut self) -> Result<()> {
+        if !self.is_kept {
+            self.try_keep()?;
         }
         let compared = self.write_changes();
         self.draft.log.absorb("changes", compared)?;

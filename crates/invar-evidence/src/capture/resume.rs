@@ -31,6 +31,7 @@ struct Progress {
     /// What was taken of it.
     taken: Option<Taken>,
     has_logs: bool,
+    is_kept: bool,
 }
 
 impl Progress {
@@ -48,6 +49,7 @@ impl Progress {
                 Step::Taken(taken) => progress.taken = Some(taken.clone()),
                 Step::PutBack => progress.taken = None,
                 Step::Logs { .. } => progress.has_logs = true,
+                Step::Kept => progress.is_kept = true,
                 _ => {}
             }
         }
@@ -58,6 +60,11 @@ impl Progress {
 /// Whether a capture that broke off may have left its container frozen.
 pub(crate) fn left_frozen(dir: &Path) -> bool {
     log::read(dir).is_ok_and(|records| Progress::of(&records).froze)
+}
+
+/// Whether a capture has kept all that could be lost.
+pub(crate) fn is_kept(dir: &Path) -> bool {
+    log::read(dir).is_ok_and(|records| Progress::of(&records).is_kept)
 }
 
 /// Takes up a capture; what is returned is ready to be sealed.
@@ -109,6 +116,7 @@ impl Capture<'_> {
             self.draft.log.not_captured(b"upper directory", reason)?;
         }
         self.has_logs |= progress.has_logs;
+        self.is_kept = progress.is_kept;
         self.try_complete()
     }
 

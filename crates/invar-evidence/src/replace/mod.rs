@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  recreate ─▶ start fresh ─▶ ready ─▶ freeze, take, kill the old ─▶ swap names ─▶ seal ─▶ remove old
+//!                                                                              └ told here
 //! ```
 //!
 //! When both need the same port or volume, the old one ends first, and the gap is measured. A
@@ -86,7 +87,7 @@ pub struct Replacement {
     pub frozen_ms: Option<u64>,
     /// How long neither container did its work.
     pub gap_ms: u64,
-    /// From the beginning to the end.
+    /// From the beginning until nothing of the old one could be lost any more.
     pub total_ms: u64,
     /// Whether a replacement that had been killed was finished.
     pub recovered: bool,
@@ -114,12 +115,14 @@ pub fn unfinished(store: &EvidenceStore) -> Result<Vec<(String, ContainerName)>>
         .collect())
 }
 
-/// Replaces a container.
+/// Replaces a container. `replaced` hears when the fresh one has taken over and nothing of the old
+/// one can be lost any more: only its evidence is to be sealed, and what is left of it removed.
 pub fn replace(
     store: &EvidenceStore,
     engine: &dyn Engine,
     old: &Container,
     options: &ReplaceOptions,
+    replaced: &mut dyn FnMut(&Replacement),
 ) -> Result<Replacement> {
     let recovered = recover::recover(store, engine, &old.name, options.limits)?;
     if let Recovered::Finished(replacement) = recovered {
@@ -159,7 +162,7 @@ pub fn replace(
         evidence,
         journal,
     };
-    replacing.run()
+    replacing.run(replaced)
 }
 
 struct Replacing<'a> {
@@ -176,7 +179,7 @@ struct Replacing<'a> {
 }
 
 impl<'a> Replacing<'a> {
-    fn run(mut self) -> Result<Replacement> {
+    fn run(mut self, replaced: &mut dyn FnMut(&Replacement)) -> Result<Replacement> {
         let created = self
             .engine
             .recreate(&self.old.id, &self.journal.plan.fresh_name);
@@ -194,7 +197,7 @@ impl<'a> Replacing<'a> {
         }
         failpoint::hit("started");
         let mut fresh_ms = self.elapsed_ms();
-        let capture = match self.retire() {
+        let mut capture = match self.retire() {
             Ok(capture) => capture,
             Err(error) if self.old_has_ended() => return self.only_fresh_is_left(&fresh, error),
             Err(error) => return Err(self.give_up(&fresh, error)),
@@ -210,13 +213,9 @@ impl<'a> Replacing<'a> {
         failpoint::hit("retired");
         self.swap_names(&fresh)?;
         failpoint::hit("swapped");
-        if let Some(capture) = capture {
-            let sealed = seal::seal(self.store, capture.complete()?)?;
-            self.evidence = Some(sealed.id);
+        if let Some(capture) = &mut capture {
+            self.evidence = Some(capture.keep()?.id.clone());
         }
-        failpoint::hit("sealed");
-        self.remove_old()?;
-        failpoint::hit("removed");
         let replacement = Replacement {
             name: self.old.name.as_str().to_owned(),
             old: self.old.id.clone(),
@@ -229,6 +228,13 @@ impl<'a> Replacing<'a> {
             total_ms: self.elapsed_ms(),
             recovered: false,
         };
+        replaced(&replacement);
+        if let Some(capture) = capture {
+            seal::seal(self.store, capture.complete()?)?;
+        }
+        failpoint::hit("sealed");
+        self.remove_old()?;
+        failpoint::hit("removed");
         self.journal.close()?;
         Ok(replacement)
     }

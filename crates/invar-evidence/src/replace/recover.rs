@@ -105,7 +105,7 @@ fn finish_evidence(
             continue;
         }
         sealed = match evidence.state {
-            store::State::Capturing => None,
+            store::State::Capturing | store::State::Sealing => None,
             store::State::Sealed => Some(evidence.id),
             store::State::Incomplete => Some(take_up(store, engine, &evidence, limits)?.id),
         };

@@ -2,8 +2,11 @@
 
 use std::process::ExitCode;
 
-use invar_evidence::{Evidence, EvidenceStore, Header, Limits, Method, Plan, Volumes, Wanted};
+use invar_evidence::{
+    Evidence, EvidenceStore, Header, Kept, Limits, Method, Plan, Taken, Volumes, Wanted,
+};
 
+use crate::background::{Background, Role};
 use crate::cli::Cli;
 use crate::container_config::quantity;
 use crate::printer::{self, Format};
@@ -11,7 +14,8 @@ use crate::{engines, privilege};
 
 /// Freeze a container, keep what is in it as evidence, and let it go on
 ///
-/// Nothing is executed inside the container. Prints the id of the evidence.
+/// Nothing is executed inside the container. Prints the id of the evidence once all of it is
+/// taken; it is compared, hashed and signed in the background, and whatever reads it waits for that.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Name or id; `docker:NAME` or `podman:NAME` for a container of another engine
@@ -28,7 +32,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     taking: Taking,
 
-    /// How to write it
+    #[command(flatten)]
+    background: Background,
+
+    /// How to write it; JSON says what was found, so it is waited for
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -141,6 +148,10 @@ impl Taking {
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     privilege::require_root()?;
+    let mut worker = match args.background.begin(args.format != Format::Table)? {
+        Role::Done(code) => return Ok(code),
+        Role::Worker(worker) => worker,
+    };
     let found = engines::find(cli.root(), &args.container)?;
     let store = EvidenceStore::open(cli.root())?;
     let mut plan = Plan {
@@ -151,8 +162,18 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     plan.wanted.exact = args.exact;
     let limits = args.taking.limits();
     let engine = found.engine.as_ref();
-    let evidence = invar_evidence::capture(&store, engine, &found.container, plan, limits)?;
-    print(&evidence, args.format)?;
+    let (container, in_background) = (&found.container, worker.is_let_go_of());
+    let mut printed = Ok(());
+    let evidence = invar_evidence::capture(&store, engine, container, plan, limits, &mut |kept| {
+        if in_background {
+            printed = print_kept(kept);
+            worker.let_go();
+        }
+    })?;
+    printed?;
+    if !in_background {
+        print(&evidence, args.format)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -171,6 +192,18 @@ pub(super) fn print(evidence: &Evidence, format: Format) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The id, and what is known before it is sealed.
+fn print_kept(kept: &Kept<'_>) -> anyhow::Result<()> {
+    printer::line(kept.id.as_str())?;
+    let frozen = kept
+        .frozen_ms
+        .map(|frozen| format!("frozen for {frozen} ms"));
+    let parts = frozen.into_iter().chain(kept.upper.map(how));
+    let parts = parts.chain(["being sealed in the background".to_owned()]);
+    printer::note(parts.collect::<Vec<_>>().join(", "));
+    Ok(())
+}
+
 /// What was taken, in one line.
 fn outline(header: &Header) -> String {
     let Some(summary) = &header.summary else {
@@ -185,20 +218,23 @@ fn outline(header: &Header) -> String {
         "{} changed paths",
         summary.changes.values().sum::<u64>()
     ));
-    if let Some(upper) = &summary.upper {
-        parts.push(match upper.method {
-            Method::Renamed => "upper directory moved, no byte copied".to_owned(),
-            Method::Linked => format!("upper directory linked, {} copied", size(upper.copied)),
-            Method::Copied if upper.changed_meanwhile > 0 => format!(
-                "upper directory copied, {}, {} entries changed after it went on",
-                size(upper.copied),
-                upper.changed_meanwhile
-            ),
-            Method::Copied => format!("upper directory copied, {}", size(upper.copied)),
-        });
-    }
+    parts.extend(summary.upper.as_ref().map(how));
     parts.push(format!("{} gaps", summary.gaps));
     parts.join(", ")
+}
+
+/// How the upper directory was taken.
+fn how(upper: &Taken) -> String {
+    match upper.method {
+        Method::Renamed => "upper directory moved, no byte copied".to_owned(),
+        Method::Linked => format!("upper directory linked, {} copied", size(upper.copied)),
+        Method::Copied if upper.changed_meanwhile > 0 => format!(
+            "upper directory copied, {}, {} entries changed after it went on",
+            size(upper.copied),
+            upper.changed_meanwhile
+        ),
+        Method::Copied => format!("upper directory copied, {}", size(upper.copied)),
+    }
 }
 
 fn size(bytes: u64) -> String {

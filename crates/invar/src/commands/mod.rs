@@ -57,7 +57,7 @@ mod watch;
 
 use std::process::ExitCode;
 
-use clap::Subcommand;
+use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
 
 use crate::cli::Cli;
 
@@ -119,6 +119,52 @@ pub(crate) enum Command {
     Update(update::Args),
     Wait(wait::Args),
     Watch(watch::Args),
+}
+
+/// A subcommand that can be read without the others.
+pub(crate) struct Often {
+    pub(crate) name: &'static str,
+    /// Adds its flags.
+    pub(crate) describe: fn(clap::Command) -> clap::Command,
+    pub(crate) read: fn(&ArgMatches) -> Result<Command, clap::Error>,
+}
+
+/// What scripts run in loops.
+pub(crate) const OFTEN: &[Often] = &[
+    Often::new::<diff::Args>("diff", |found| {
+        FromArgMatches::from_arg_matches(found).map(Command::Diff)
+    }),
+    Often::new::<exec::Args>("exec", |found| {
+        FromArgMatches::from_arg_matches(found).map(Command::Exec)
+    }),
+    Often::new::<ps::Args>("ps", |found| {
+        FromArgMatches::from_arg_matches(found).map(Command::Ps)
+    }),
+    Often::new::<rm::Args>("rm", |found| {
+        FromArgMatches::from_arg_matches(found).map(Command::Rm)
+    }),
+    Often::new::<run::Args>("run", |found| {
+        FromArgMatches::from_arg_matches(found).map(|args| Command::Run(Box::new(args)))
+    }),
+    Often::new::<start::Args>("start", |found| {
+        FromArgMatches::from_arg_matches(found).map(Command::Start)
+    }),
+    Often::new::<stop::Args>("stop", |found| {
+        FromArgMatches::from_arg_matches(found).map(Command::Stop)
+    }),
+];
+
+impl Often {
+    const fn new<A: Args>(
+        name: &'static str,
+        read: fn(&ArgMatches) -> Result<Command, clap::Error>,
+    ) -> Self {
+        Self {
+            name,
+            describe: A::augment_args,
+            read,
+        }
+    }
 }
 
 /// Runs the chosen subcommand.

@@ -7,6 +7,7 @@ use invar_engine::EngineError;
 use invar_evidence::{EvidenceStore, Limits, Order, ReplaceOptions, Replacement};
 
 use super::capture;
+use crate::background::{Background, Role};
 use crate::cli::Cli;
 use crate::printer::{self, Format};
 use crate::{engines, exit, privilege};
@@ -16,7 +17,8 @@ use crate::{engines, exit, privilege};
 ///
 /// The fresh container is started first. Only when both would need the same port, address or
 /// volume, the old one ends first, and the time without a container is shown. The old container
-/// is frozen, captured, killed and, once its evidence is sealed, removed.
+/// is frozen, captured and killed. Its evidence is sealed in the background, and then what is left of
+/// it removed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Name or id; `docker:NAME` or `podman:NAME` for a container of another engine
@@ -37,6 +39,9 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
     time: u64,
 
+    #[command(flatten)]
+    background: Background,
+
     /// How to write it
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -44,6 +49,10 @@ pub(crate) struct Args {
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     privilege::require_root()?;
+    let mut worker = match args.background.begin(false)? {
+        Role::Done(code) => return Ok(code),
+        Role::Worker(worker) => worker,
+    };
     let store = EvidenceStore::open(cli.root())?;
     let options = ReplaceOptions {
         capture: !args.no_capture,
@@ -53,22 +62,39 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         stop: Duration::from_secs(args.time),
         ..ReplaceOptions::default()
     };
+    let in_background = worker.is_let_go_of();
+    let mut printed = Ok(());
     let replacement = match engines::find(cli.root(), &args.container) {
         Ok(found) => {
             let engine = found.engine.as_ref();
-            invar_evidence::replace(&store, engine, &found.container, &options)?
+            let done =
+                invar_evidence::replace(&store, engine, &found.container, &options, &mut |done| {
+                    if in_background {
+                        printed = print(done, args.format);
+                        worker.let_go();
+                    }
+                })?;
+            (!in_background || done.recovered).then_some(done)
         }
         Err(error) => match unfinished(cli, &store, &args.container)? {
-            Some(replacement) if is_not_found(&error) => replacement,
+            Some(replacement) if is_not_found(&error) => Some(replacement),
             _ => return Err(error),
         },
     };
-    match args.format {
-        Format::Table => printer::lines(lines(&replacement).into_iter())?,
-        Format::Json => printer::json(&replacement)?,
-        Format::Jsonl => printer::jsonl([&replacement])?,
+    printed?;
+    if let Some(replacement) = &replacement {
+        print(replacement, args.format)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn print(done: &Replacement, format: Format) -> anyhow::Result<()> {
+    match format {
+        Format::Table => printer::lines(lines(done).into_iter())?,
+        Format::Json => printer::json(done)?,
+        Format::Jsonl => printer::jsonl([done])?,
+    }
+    Ok(())
 }
 
 fn is_not_found(error: &anyhow::Error) -> bool {

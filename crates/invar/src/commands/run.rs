@@ -53,7 +53,7 @@ fn run_program(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     let attached = (!args.detach)
         .then(|| Attached::prepare(options.tty, options.interactive))
         .transpose()?;
-    let engine = Arc::new(EmbeddedEngine::open(cli.root())?);
+    let engine = Arc::new(EmbeddedEngine::open_to_run(cli.root())?);
     let config = creating::configure(engine.images(), &args.program, options)?;
     if !config.networking.ports.is_empty() {
         creating::tell_of_firewall(&engine);

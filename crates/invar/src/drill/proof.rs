@@ -38,7 +38,13 @@ pub(super) fn replace(
     let engine = stage.engine();
     let store = EvidenceStore::open(stage.root())?;
     let old = engine.inspect(attacked.id().as_str())?;
-    let done = invar_evidence::replace(&store, &**engine, &old, &ReplaceOptions::default())?;
+    let done = invar_evidence::replace(
+        &store,
+        &**engine,
+        &old,
+        &ReplaceOptions::default(),
+        &mut |_| {},
+    )?;
     let new = engine.inspect(done.new.as_str())?;
     let fresh = attacked.replaced_by(new.id.clone());
     let evidence = done.evidence.clone();

@@ -26,13 +26,13 @@ use invar_sys::process::inherited;
 use serde::{Deserialize, Serialize};
 
 use self::launch::Run;
-use super::channel;
 use super::journal::{self, Event};
 use super::layout::Directory;
 use super::network::{Networks, Wiring};
 use super::restart::{History, Home, Next};
 use super::runtime::program::Failure;
 use super::status::{Phase, Record, Status};
+use super::{EmbeddedEngine, channel};
 use crate::config::Restart;
 use crate::container::{ContainerId, ExitStatus};
 
@@ -170,6 +170,7 @@ pub(super) fn main(args: &[String]) -> ExitCode {
         &mut status,
         run.ended.clone(),
         waiting,
+        run.remover,
     );
     if let Some(next) = next {
         next.wait(&request.root, &request.id, &run.ended, &mut status);
@@ -182,6 +183,8 @@ struct Ran {
     ended: ExitStatus,
     /// Whether its program was executed at all.
     was_executed: bool,
+    /// The engine, where it is ready to remove the container.
+    remover: Option<EmbeddedEngine>,
 }
 
 /// Serves the container from its start to its end.
@@ -201,7 +204,11 @@ fn run(
                 drop(error);
             }
             request.tell("start", &[]);
-            let ended = supervise::until_end(run, request, directory, status);
+            // What removes it is made ready while it runs; most that are removed are short.
+            let mut remover = request
+                .auto_remove
+                .then(|| EmbeddedEngine::open(&request.root));
+            let ended = supervise::until_end(run, request, directory, status, || remover = None);
             if ended.oom_killed {
                 request.tell("oom", &[]);
             }
@@ -209,6 +216,7 @@ fn run(
             Ran {
                 ended,
                 was_executed: true,
+                remover: remover.and_then(Result::ok),
             }
         }
         Err(failure) => {
@@ -224,6 +232,7 @@ fn run(
             Ran {
                 ended,
                 was_executed: false,
+                remover: None,
             }
         }
     }
@@ -251,6 +260,7 @@ fn finish(
     status: &mut Status,
     ended: ExitStatus,
     waiting: Option<Record>,
+    remover: Option<EmbeddedEngine>,
 ) {
     super::clear_run(&request.id, directory).ok();
     let is_recorded = status
@@ -265,7 +275,8 @@ fn finish(
     }
     if request.auto_remove {
         // What is left is removed by the next command that looks.
-        super::EmbeddedEngine::open(&request.root)
+        remover
+            .map_or_else(|| EmbeddedEngine::open(&request.root), Ok)
             .and_then(|engine| engine.discard(&request.id))
             .ok();
     }

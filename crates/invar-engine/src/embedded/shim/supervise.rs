@@ -31,12 +31,13 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// How long an attached reader that does not read may hold up the end of a container.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Serves a container until it has ended.
+/// Serves a container until it has ended; `let_go` drops what only the end of a short one needs.
 pub(super) fn until_end(
     run: Run,
     request: &Request,
     directory: &Directory,
     status: &mut Status,
+    mut let_go: impl FnMut(),
 ) -> ExitStatus {
     let init = Pid::from_raw(run.init);
     let (streams, input) = run.streams.split(request.attached);
@@ -62,6 +63,7 @@ pub(super) fn until_end(
         let (ready, output) = pump.step(&watched, timeout);
         if settled.is_some_and(|at| at <= Instant::now()) {
             settled = None;
+            let_go();
             // Only the size of this process depends on it.
             invar_sys::memory::release().ok();
         }

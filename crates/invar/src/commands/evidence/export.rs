@@ -48,7 +48,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     let store = EvidenceStore::open(cli.root())?;
-    let evidence = store.find(&args.id)?;
+    let evidence = super::find(cli, &store, &args.id)?;
     let image = if args.without_image {
         None
     } else {

@@ -16,8 +16,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Subcommand;
+use invar_evidence::{Evidence, EvidenceStore, State};
 
 use crate::cli::Cli;
+use crate::printer;
 
 /// Look at, check, export and remove what was captured
 #[derive(Debug, clap::Args)]
@@ -56,6 +58,25 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         Command::Show(args) => show::run(cli, args),
         Command::Verify(args) => verify::run(cli, args),
     }
+}
+
+/// The evidence to read: one that is being sealed is waited for, and one whose sealing was killed
+/// in the background is sealed now.
+fn find(cli: &Cli, store: &EvidenceStore, id: &str) -> anyhow::Result<Evidence> {
+    let found = store.find(id)?;
+    if found.state == State::Sealing {
+        printer::note(format!("evidence {} is being sealed …", found.id));
+        found.wait()?;
+        return find(cli, store, found.id.as_str());
+    }
+    if found.is_unsealed() {
+        printer::note(format!(
+            "sealing evidence {} was interrupted: it is done now",
+            found.id
+        ));
+        return resume::finish(cli, store, &found);
+    }
+    Ok(found)
 }
 
 /// Writes a file that appears, with this content and readable by its owner only, when it is

@@ -29,7 +29,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     let store = EvidenceStore::open(cli.root())?;
-    let evidence = store.find(&args.id)?;
+    let evidence = super::find(cli, &store, &args.id)?;
     invar_evidence::record(&store, &evidence, Action::Opened)?;
     if let Some(at) = &args.at {
         let mount = invar_evidence::open(&evidence)?;

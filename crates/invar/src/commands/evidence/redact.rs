@@ -23,7 +23,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     let store = EvidenceStore::open(cli.root())?;
-    let evidence = store.find(&args.id)?;
+    let evidence = super::find(cli, &store, &args.id)?;
     let mut redacted = None;
     export::write(&args.output, &mut |out| {
         redacted = Some(invar_evidence::redact(&store, &evidence, out)?);

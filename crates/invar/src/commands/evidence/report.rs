@@ -22,7 +22,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     let store = EvidenceStore::open(cli.root())?;
-    let evidence = store.find(&args.id)?;
+    let evidence = super::find(cli, &store, &args.id)?;
     let Some(path) = &args.output else {
         let mut out = io::stdout().lock();
         invar_evidence::report(&evidence, &mut out)?;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use invar_evidence::{EvidenceStore, Limits};
+use invar_evidence::{Evidence, EvidenceStore, Limits};
 
 use crate::cli::Cli;
 use crate::commands::capture;
@@ -27,6 +27,17 @@ pub(crate) struct Args {
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     let store = EvidenceStore::open(cli.root())?;
     let evidence = store.find(&args.id)?;
+    let sealed = finish(cli, &store, &evidence)?;
+    capture::print(&sealed, args.format)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Goes on where the capture broke off.
+pub(super) fn finish(
+    cli: &Cli,
+    store: &EvidenceStore,
+    evidence: &Evidence,
+) -> anyhow::Result<Evidence> {
     let header = evidence.header.as_ref().with_context(|| {
         format!(
             "evidence {} does not say which container it is of: nothing was taken yet",
@@ -34,7 +45,11 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         )
     })?;
     let engine = engines::open(cli.root(), &header.container.engine)?;
-    let sealed = invar_evidence::finish(&store, &evidence, engine.as_ref(), Limits::default())?;
-    capture::print(&sealed, args.format)?;
-    Ok(ExitCode::SUCCESS)
+    let limits = Limits::default();
+    Ok(invar_evidence::finish(
+        store,
+        evidence,
+        engine.as_ref(),
+        limits,
+    )?)
 }

@@ -29,7 +29,7 @@ struct Document<'a> {
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     let store = EvidenceStore::open(cli.root())?;
-    let evidence = store.find(&args.id)?;
+    let evidence = super::find(cli, &store, &args.id)?;
     let document = Document {
         id: evidence.id.as_str(),
         state: evidence.state,
@@ -136,6 +136,7 @@ pub(super) fn worst(summary: &Summary) -> &'static str {
 pub(super) fn state(state: State) -> &'static str {
     match state {
         State::Capturing => "capturing",
+        State::Sealing => "sealing",
         State::Incomplete => "incomplete",
         State::Sealed => "sealed",
     }

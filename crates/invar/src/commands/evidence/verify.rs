@@ -42,17 +42,8 @@ impl Args {
 }
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
-    let key = match &args.key {
-        Some(path) => PublicKey::read(path)?,
-        None => PublicKey::of_root(cli.root())?.ok_or_else(|| {
-            exit::failure(
-                format!("there is no key below {}", cli.root().display()),
-                "name the public key of the host that sealed it with --key FILE",
-            )
-        })?,
-    };
     if args.is_archive() {
-        return archive(args, &key);
+        return archive(args, &key(cli, args)?);
     }
     if args.signature.is_some() {
         return Err(exit::failure(
@@ -61,7 +52,9 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         ));
     }
     let store = EvidenceStore::open(cli.root())?;
-    let evidence = store.find(&args.id)?;
+    // The first one makes the key when it is sealed.
+    let evidence = super::find(cli, &store, &args.id)?;
+    let key = key(cli, args)?;
     let found = invar_evidence::verify(&store, &evidence, &key)?;
     print(args, &found)?;
     if !found.is_valid() {
@@ -74,6 +67,19 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         evidence.id, found.files, found.custody, found.key
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// What signatures are checked with.
+fn key(cli: &Cli, args: &Args) -> anyhow::Result<PublicKey> {
+    match &args.key {
+        Some(path) => Ok(PublicKey::read(path)?),
+        None => PublicKey::of_root(cli.root())?.ok_or_else(|| {
+            exit::failure(
+                format!("there is no key below {}", cli.root().display()),
+                "name the public key of the host that sealed it with --key FILE",
+            )
+        }),
+    }
 }
 
 /// Checks an archive, on this host or any other that has the public key.
