@@ -24,6 +24,10 @@ impl Run {
         changes.sort_unstable_by(|a, b| a.path.get(name..).cmp(&b.path.get(name..)));
         Self { dir, changes }
     }
+
+    pub(crate) fn into_changes(self) -> Vec<Change> {
+        self.changes
+    }
 }
 
 impl From<Change> for Run {

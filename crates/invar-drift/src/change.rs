@@ -149,6 +149,15 @@ impl Reasons {
         self.0 & reason as u16 != 0
     }
 
+    /// As one number, to be put aside.
+    pub(crate) fn bits(self) -> u16 {
+        self.0
+    }
+
+    pub(crate) fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
     /// Whether there is none.
     pub fn is_empty(self) -> bool {
         self.0 == 0

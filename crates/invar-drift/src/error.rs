@@ -20,6 +20,15 @@ pub enum DriftError {
         #[source]
         source: io::Error,
     },
+    /// What was found could not be put aside.
+    #[error("could not sort the changes in {}", dir.display())]
+    Scratch {
+        /// Where to.
+        dir: std::path::PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
     /// The container was removed while it was compared.
     #[error("the container was removed while it was compared: what was found is not all")]
     Removed,

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod ancestors;
+mod aside;
 mod capability;
 mod change;
 mod compare;
@@ -35,13 +36,16 @@ mod patch;
 pub mod path;
 mod renames;
 mod rules;
+mod sorter;
 mod text;
 mod volumes;
 mod walk;
 
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::Arc;
 
+pub use aside::Aside;
 pub use capability::FileCapability;
 pub use change::{Change, Kind, Reason, Reasons, Severity};
 pub use detail::{Detail, Digest, Provenance, State, Time, Xattr, type_name};
@@ -52,6 +56,7 @@ pub use mounts::{Mount, MountKind, ProcessRoot, namespace_of};
 pub use overlay::Namespace;
 pub use patch::Patch;
 pub use rules::{Finding, Rules, RulesError};
+pub use sorter::{Sorted, Sorter};
 pub use text::{escape, escape_line};
 pub use volumes::{Listing, Present, list as list_mount};
 
@@ -102,6 +107,17 @@ pub fn compare(
     options: &Options,
 ) -> Result<Comparison> {
     walk::Walk::new(lower, upper, options).run()
+}
+
+/// As [`compare`], in memory that does not grow with the number of changes: they are put aside in
+/// files without names in the directory `scratch`. Details and patches are left out.
+pub fn compare_aside(
+    lower: BorrowedFd<'_>,
+    upper: BorrowedFd<'_>,
+    options: &Options,
+    scratch: &Path,
+) -> Result<Aside> {
+    walk::Walk::new(lower, upper, options).run_aside(scratch)
 }
 
 /// An engine's own list as changes, each directory before what is in it. Only names are known:

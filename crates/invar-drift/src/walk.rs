@@ -5,6 +5,7 @@
 //! and jobs run on all cores in any order.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +14,7 @@ use rustix::fs::Statx;
 use rustix::io::Errno;
 
 use crate::ancestors::Run;
+use crate::aside::{Aside, Collector};
 use crate::change::Change;
 use crate::dir::{has_changed, open_dir, stat};
 use crate::entries::{self, Chunk};
@@ -34,6 +36,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) options: &'a Options,
     pub(crate) rules: Arc<Rules>,
     found: Mutex<Found>,
+    /// Where changes are put while they are found, instead of in memory.
+    aside: Option<Mutex<Collector>>,
     failure: Mutex<Option<DriftError>>,
     has_failed: AtomicBool,
     bytes: AtomicU64,
@@ -97,6 +101,7 @@ impl<'a> Walk<'a> {
             options,
             rules: options.rules.clone().unwrap_or_else(Rules::builtin),
             found: Mutex::default(),
+            aside: None,
             failure: Mutex::default(),
             has_failed: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
@@ -106,7 +111,42 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Compares and puts aside what is found; details and patches are left out.
+    pub(crate) fn run_aside(mut self, scratch: &Path) -> Result<Aside> {
+        self.aside = Some(Mutex::new(Collector::new(scratch)));
+        let mut found = self.walk()?;
+        hardlinks::add(&self, &mut found)?;
+        let failed = |source| DriftError::Scratch {
+            dir: scratch.to_owned(),
+            source,
+        };
+        let collector = self.aside.take().map(Mutex::into_inner);
+        let Some(Ok(mut collector)) = collector else {
+            unreachable!("made above, and a panic of a job would have ended the walk");
+        };
+        for change in found.runs.into_iter().flat_map(Run::into_changes) {
+            collector.add(change).map_err(failed)?;
+        }
+        Ok(Aside {
+            changes: collector.finish().map_err(failed)?,
+            unread: self.unread.into_inner(),
+            unstable: self.unstable.into_inner(),
+        })
+    }
+
     pub(crate) fn run(self) -> Result<Comparison> {
+        let mut found = self.walk()?;
+        hardlinks::add(&self, &mut found)?;
+        let mut changes = ancestors::complete(std::mem::take(&mut found.runs));
+        renames::name(&self, &found, &mut changes)?;
+        Ok(Comparison {
+            changes,
+            unread: self.unread.into_inner(),
+            unstable: self.unstable.into_inner(),
+        })
+    }
+
+    fn walk(&self) -> Result<Found> {
         let root = Place {
             path: b"/".to_vec(),
             in_upper: true,
@@ -120,15 +160,7 @@ impl<'a> Walk<'a> {
         if let Some(error) = locked(&self.failure).take() {
             return Err(error);
         }
-        let mut found = std::mem::take(&mut *locked(&self.found));
-        hardlinks::add(&self, &mut found)?;
-        let mut changes = ancestors::complete(std::mem::take(&mut found.runs));
-        renames::name(&self, &found, &mut changes)?;
-        Ok(Comparison {
-            changes,
-            unread: self.unread.into_inner(),
-            unstable: self.unstable.into_inner(),
-        })
+        Ok(std::mem::take(&mut *locked(&self.found)))
     }
 
     /// A removed directory has no name left; what the walk found of it is then not all.
@@ -245,6 +277,18 @@ impl<'a> Walk<'a> {
             }
         }
         let found = &mut look.found;
+        if let Some(aside) = &self.aside {
+            let mut aside = locked(aside);
+            for change in found.changes.drain(..) {
+                aside.add(change).map_err(|source| DriftError::Scratch {
+                    dir: aside.scratch().to_owned(),
+                    source,
+                })?;
+            }
+            drop(aside);
+            locked(&self.found).append(found);
+            return Ok(());
+        }
         let bytes: u64 = found.changes.iter().map(weight).sum();
         if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > PATH_BYTES_LIMIT {
             return Err(DriftError::TooLarge {

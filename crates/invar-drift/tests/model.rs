@@ -321,5 +321,7 @@ proptest! {
         prop_assert_eq!(lines(&found.changes, |change| change.actual), actual);
         prop_assert_eq!(lines(&found.changes, |change| change.compatible), compatible);
         prop_assert_eq!(found.unstable, 0);
+        let options = Options { content: true, ..Options::default() };
+        prop_assert_eq!(stage.compare_aside(&options), stage.compare(&options).changes);
     }
 }

@@ -93,6 +93,15 @@ impl Stage {
         let upper = open(&self.at("upper"));
         invar_drift::compare(lower.as_fd(), upper.as_fd(), options).unwrap()
     }
+
+    #[allow(dead_code, reason = "not every test file compares so")]
+    pub(crate) fn compare_aside(&self, options: &Options) -> Vec<Change> {
+        let lower = open(&self.at("lower"));
+        let upper = open(&self.at("upper"));
+        let scratch = Path::new("/var/tmp");
+        let found = invar_drift::compare_aside(lower.as_fd(), upper.as_fd(), options, scratch);
+        found.unwrap().map(|change| change.unwrap()).collect()
+    }
 }
 
 impl Drop for Stage {

@@ -6,7 +6,7 @@ use std::io::{BufWriter, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
-use invar_drift::{Change, Comparison, Kind, Options, open_beneath};
+use invar_drift::{Aside, Change, Kind, Options, open_beneath};
 use rayon::prelude::*;
 use rustix::fs::OFlags;
 use serde::Serialize;
@@ -44,27 +44,25 @@ struct Line<'a> {
     before: Option<Entry>,
 }
 
-/// Compares an upper directory with what is below it, content included.
+/// Compares an upper directory with what is below it, content included; what is found is put aside
+/// in `scratch`.
 pub(crate) fn compare(
     lower: BorrowedFd<'_>,
     upper: BorrowedFd<'_>,
     marks: Marks,
-) -> Result<Comparison> {
+    scratch: &Path,
+) -> Result<Aside> {
     let options = Options {
         content: true,
         namespace: marks.namespace(),
         ..Options::default()
     };
-    let mut comparison = invar_drift::compare(lower, upper, &options)?;
-    comparison
-        .changes
-        .sort_by(|a, b| check::order(&a.path, &b.path));
-    Ok(comparison)
+    Ok(invar_drift::compare_aside(lower, upper, &options, scratch)?)
 }
 
 /// Writes them, in the order of the listing of the upper directory, which must be complete.
 pub(crate) fn write(
-    comparison: &Comparison,
+    found: Aside,
     lower: BorrowedFd<'_>,
     dir: &Path,
     budget: &mut Budget,
@@ -75,7 +73,14 @@ pub(crate) fn write(
     let mut out = BufWriter::with_capacity(1 << 16, files::create(&path)?);
     let mut listing = Reader::open(&upper::listing(dir, "upper"))?;
     let mut next = listing.next().transpose()?;
-    for changes in comparison.changes.chunks(BATCH) {
+    let (mut count, mut found) = (0, found.peekable());
+    while found.peek().is_some() {
+        let changes: Vec<Change> = found
+            .by_ref()
+            .take(BATCH)
+            .collect::<std::io::Result<_>>()
+            .map_err(EvidenceError::io("sort the changes in", dir))?;
+        count += changes.len();
         let before: Vec<Option<Entry>> = changes
             .par_iter()
             .map(|change| in_image(lower, change))
@@ -104,9 +109,7 @@ pub(crate) fn write(
     }
     out.flush().map_err(EvidenceError::io("write", &path))?;
     below.finish()?;
-    log.step(Step::Changes {
-        count: comparison.changes.len(),
-    })
+    log.step(Step::Changes { count })
 }
 
 /// What the container has at the path of a change, given what its upper directory has.

@@ -29,7 +29,7 @@ use std::collections::HashSet;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use invar_drift::{Comparison, Namespace};
+use invar_drift::{Aside, Namespace};
 use invar_engine::{Container, Engine, EngineError, MountKind, RootFs, State};
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
@@ -77,7 +77,7 @@ pub(crate) struct Capture<'a> {
     budget: Budget,
     owns_upper: bool,
     taken: Option<Taken>,
-    comparison: Option<Comparison>,
+    comparison: Option<Aside>,
     has_logs: bool,
     is_kept: bool,
     saw_mounts: bool,
@@ -314,6 +314,7 @@ impl<'a> Capture<'a> {
                 lower.as_fd(),
                 upper.dir.as_fd(),
                 self.draft.header.marks,
+                &self.draft.dir,
             )?);
         }
         Ok(())
@@ -468,11 +469,12 @@ impl<'a> Capture<'a> {
             comparison
         } else {
             let taken = open_dir(&place).map_err(EvidenceError::io("open", &place))?;
-            changes::compare(root.lower.as_fd(), taken.as_fd(), self.draft.header.marks)?
+            let marks = self.draft.header.marks;
+            changes::compare(root.lower.as_fd(), taken.as_fd(), marks, dir)?
         };
         let lower = root.lower.as_fd();
         changes::write(
-            &comparison,
+            comparison,
             lower,
             dir,
             &mut self.budget,

@@ -1,11 +1,13 @@
 //! `timeline.jsonl`: what happened when, in the form Timesketch imports: `message`, `datetime`
 //! (ISO 8601) and `timestamp_desc`.
 
+use std::borrow::Cow;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
+use invar_drift::Sorter;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::log::{Record, What};
 use super::processes::{self, Process};
@@ -20,29 +22,32 @@ use crate::tree::list::Reader;
 
 /// Its name in the evidence.
 pub(crate) const NAME: &str = "timeline.jsonl";
-/// Most events: they are sorted in memory.
+/// Most processes that are read back; more are never recorded.
 const MOST: usize = 500_000;
 
 /// One event.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Event {
     datetime: Timestamp,
-    timestamp_desc: &'static str,
+    timestamp_desc: Cow<'static, str>,
     message: String,
 }
 
 /// Writes the timeline from what is in the evidence.
 pub(crate) fn write(header: &Header, dir: &Path) -> Result<()> {
-    let mut events = Vec::new();
-    let mut add = |datetime: Option<Timestamp>, timestamp_desc, message: String| {
+    let mut events = Sorter::new(dir);
+    let mut failure = None;
+    let mut add = |datetime: Option<Timestamp>, timestamp_desc: &'static str, message: String| {
         if let Some(datetime) = datetime
-            && events.len() < MOST
+            && failure.is_none()
         {
-            events.push(Event {
+            let bytes = message.len();
+            let event = Event {
                 datetime,
-                timestamp_desc,
+                timestamp_desc: timestamp_desc.into(),
                 message,
-            });
+            };
+            failure = events.push(event, bytes).err();
         }
     };
     let container = &header.container;
@@ -80,11 +85,12 @@ pub(crate) fn write(header: &Header, dir: &Path) -> Result<()> {
             }
         }
     }
-    events.sort();
     let path = dir.join(NAME);
+    let sorting = || EvidenceError::io("sort", &path);
+    let sorted = failure.map_or_else(|| events.finish(), Err);
     let mut out = BufWriter::new(files::create(&path)?);
-    for event in &events {
-        serde_json::to_writer(&mut out, event)
+    for event in sorted.map_err(sorting())? {
+        serde_json::to_writer(&mut out, &event.map_err(sorting())?)
             .map_err(std::io::Error::from)
             .and_then(|()| out.write_all(b"\n"))
             .map_err(EvidenceError::io("write", &path))?;
