@@ -94,7 +94,6 @@ impl Stage {
         invar_drift::compare(lower.as_fd(), upper.as_fd(), options).unwrap()
     }
 
-    #[allow(dead_code, reason = "not every test file compares so")]
     pub(crate) fn compare_aside(&self, options: &Options) -> Vec<Change> {
         let lower = open(&self.at("lower"));
         let upper = open(&self.at("upper"));
