@@ -404,3 +404,44 @@ fn evidence_in_a_registry_is_found_and_its_image_is_pulled() {
     assert_eq!(code, Some(1));
     assert!(said.contains("oci://HOST/REPOSITORY:TAG"), "{said}");
 }
+
+#[test]
+fn a_capture_is_exported_where_it_was_asked_to_go() {
+    let host = Host::embedded();
+    host.attacked("web", &[]);
+    let registry = PrivateRegistry::start();
+    let place = registry.image("cases/web:captured");
+    let said = host.run(&["capture", "--to", &format!("oci://{place}"), "web"]);
+    assert!(said.contains(&format!("{place}@sha256:")), "{said}");
+    host.run(&["pull", &format!("{place}-rootfs")]);
+
+    let stage = tempfile::tempdir_in("/var/tmp").unwrap();
+    let file = stage.path().join("web.tar");
+    let id = host.run(&["capture", "--to", file.to_str().unwrap(), "web"]);
+    assert!(!id.is_empty());
+    let (code, _, err) = outcome_of(&host.output(&["evidence", "verify", file.to_str().unwrap()]));
+    assert_eq!(code, Some(0), "{err}");
+
+    // Standard output holds the archive and nothing else.
+    let piped = host.output(&["capture", "--stop", "--to", "-", "web"]);
+    assert!(
+        piped.status.success(),
+        "{:?}",
+        String::from_utf8_lossy(&piped.stderr)
+    );
+    fs::write(&file, &piped.stdout).unwrap();
+    let mut tar = Command::new("tar");
+    let listed = checked(tar.arg("-tf").arg(&file));
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("oci-layout"));
+
+    // What cannot be a place is said before anything is taken.
+    host.start("db", &[], "sleep 100000");
+    let before = host.run(&["evidence", "ls", "--quiet"]).lines().count();
+    let (code, _, said) = outcome_of(&host.output(&["capture", "--to", "http://x/y:z", "db"]));
+    assert_eq!(code, Some(1));
+    assert!(said.contains("oci://HOST/REPOSITORY:TAG"), "{said}");
+    assert_eq!(
+        host.run(&["evidence", "ls", "--quiet"]).lines().count(),
+        before
+    );
+}

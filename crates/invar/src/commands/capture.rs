@@ -2,14 +2,17 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use invar_evidence::{
     Evidence, EvidenceStore, Header, Kept, Limits, Method, Plan, Taken, Volumes, Wanted,
 };
 
+use super::evidence::export::{self, Place};
 use crate::background::{Background, Role};
 use crate::cli::Cli;
 use crate::container_config::quantity;
 use crate::printer::{self, Format};
+use crate::registries::RegistryFlags;
 use crate::{engines, privilege};
 
 /// Freeze a container, keep what is in it as evidence, and let it go on
@@ -31,6 +34,13 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     taking: Taking,
+
+    /// Export it as soon as it is sealed: a file, `-` for standard output, or a registry
+    #[arg(long, value_name = "FILE|-|oci://HOST/REPOSITORY:TAG")]
+    to: Option<String>,
+
+    #[command(flatten)]
+    registry: RegistryFlags,
 
     #[command(flatten)]
     background: Background,
@@ -148,7 +158,9 @@ impl Taking {
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     privilege::require_root()?;
-    let mut worker = match args.background.begin(args.format != Format::Table)? {
+    let to = args.to.as_deref().map(Place::parse).transpose()?;
+    let is_waited_for = to.is_some() || args.format != Format::Table;
+    let mut worker = match args.background.begin(is_waited_for)? {
         Role::Done(code) => return Ok(code),
         Role::Worker(worker) => worker,
     };
@@ -171,8 +183,15 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         }
     })?;
     printed?;
-    if !in_background {
-        print(&evidence, args.format)?;
+    match &to {
+        Some(place) if place.is_standard_output() => printer::note(evidence.id.as_str()),
+        _ if in_background => {}
+        _ => print(&evidence, args.format)?,
+    }
+    if let Some(place) = to {
+        let exported = export::captured(cli, &store, &evidence, &place, &args.registry);
+        let id = &evidence.id;
+        exported.with_context(|| format!("evidence {id} is sealed here, and was not exported"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -48,36 +48,106 @@ pub(crate) struct Args {
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     let store = EvidenceStore::open(cli.root())?;
+    // A place that is none is said before anything is read.
+    let place = match (&args.output, &args.to) {
+        (Some(output), _) => Place::File(output.clone()),
+        (None, to) => Place::Registry(registry_place(to.as_deref().unwrap_or_default())?),
+    };
     let evidence = super::find(cli, &store, &args.id)?;
     let image = if args.without_image {
         None
     } else {
         Some(image(cli, &evidence)?)
     };
-    // A place that is none is said before anything is read.
-    let place = args.to.as_deref().map(registry_place).transpose()?;
+    let exported = export(cli, &store, &evidence, image, &place, &args.registry)?;
+    place.sign(args.signature.as_deref(), &exported)?;
+    notes(&exported);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where an archive goes.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// A file, or with `-` standard output.
+    File(PathBuf),
+    /// A tag in a registry.
+    Registry(Reference),
+}
+
+impl Place {
+    /// Reads `oci://HOST/REPOSITORY:TAG`, a path, or `-`.
+    pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
+        if text.contains("://") {
+            return registry_place(text).map(Self::Registry);
+        }
+        let place = Self::File(text.into());
+        place.refuse_terminal()?;
+        Ok(place)
+    }
+
+    /// Whether standard output is taken by the archive.
+    pub(crate) fn is_standard_output(&self) -> bool {
+        matches!(self, Self::File(path) if path == Path::new("-"))
+    }
+
+    fn refuse_terminal(&self) -> anyhow::Result<()> {
+        if self.is_standard_output() && io::stdout().is_terminal() {
+            return Err(exit::failure(
+                "an archive is not written to a terminal",
+                "name a file with -o FILE",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Writes the signature of an archive beside it, or where it was asked for. In a registry there
+    /// is no file beside which it could lie.
+    fn sign(&self, asked: Option<&Path>, exported: &Exported) -> anyhow::Result<()> {
+        match self {
+            Self::File(path) => sign(path, asked, exported),
+            Self::Registry(_) => sign(Path::new("-"), asked, exported),
+        }
+    }
+}
+
+/// Exports evidence that was just captured, with its image.
+pub(crate) fn captured(
+    cli: &Cli,
+    store: &EvidenceStore,
+    evidence: &Evidence,
+    place: &Place,
+    flags: &RegistryFlags,
+) -> anyhow::Result<()> {
+    let image = image(cli, evidence)?;
+    let exported = export(cli, store, evidence, Some(image), place, flags)?;
+    place.sign(None, &exported)?;
+    notes(&exported);
+    Ok(())
+}
+
+fn export(
+    cli: &Cli,
+    store: &EvidenceStore,
+    evidence: &Evidence,
+    image: Option<std::fs::File>,
+    place: &Place,
+    flags: &RegistryFlags,
+) -> anyhow::Result<Exported> {
     let mut exported = None;
     let mut export = |out: &mut dyn Write| {
         exported = Some(invar_evidence::export(
-            &store,
-            &evidence,
+            store,
+            evidence,
             image.as_ref().map(std::fs::File::try_clone).transpose()?,
             out,
         )?);
         Ok(())
     };
-    match (&args.output, place) {
-        (Some(output), _) => write(output, &mut export)?,
-        (None, Some(place)) => push(cli, &place, &args.registry, &mut export)?,
-        (None, None) => {}
+    match place {
+        Place::File(output) => write(output, &mut export)?,
+        Place::Registry(place) => push(cli, place, flags, &mut export)?,
     }
-    if let Some(exported) = exported {
-        // In a registry there is no file beside which the signature could lie.
-        let output = args.output.as_deref().unwrap_or(Path::new("-"));
-        sign(output, args.signature.as_deref(), &exported)?;
-        notes(&exported);
-    }
-    Ok(ExitCode::SUCCESS)
+    exported.context("nothing was exported")
 }
 
 /// The name behind `oci://`.
@@ -126,13 +196,9 @@ pub(super) fn write(
     output: &Path,
     write: &mut dyn FnMut(&mut dyn Write) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    if output == Path::new("-") {
-        if io::stdout().is_terminal() {
-            return Err(exit::failure(
-                "an archive is not written to a terminal",
-                "name a file with -o FILE",
-            ));
-        }
+    let place = Place::File(output.to_owned());
+    if place.is_standard_output() {
+        place.refuse_terminal()?;
         let mut out = io::BufWriter::new(io::stdout().lock());
         write(&mut out)?;
         return Ok(out.flush()?);

@@ -1,6 +1,6 @@
 //! `invar evidence`
 
-mod export;
+pub(super) mod export;
 pub(super) mod frozen;
 mod ls;
 mod open;
