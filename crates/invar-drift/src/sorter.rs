@@ -168,9 +168,9 @@ mod tests {
             sorter.push(number, 8).unwrap();
         }
         assert!(sorter.runs.len() > 2);
-        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
-        let sorted = sorter.finish().unwrap().map(io::Result::unwrap);
-        assert!(sorted.eq(1..prime));
+        assert_eq!(fs_err::read_dir(scratch.path()).unwrap().count(), 0);
+        let numbers = sorter.finish().unwrap().map(io::Result::unwrap);
+        assert!(numbers.eq(1..prime));
     }
 
     #[test]
@@ -179,7 +179,7 @@ mod tests {
         for number in [3_u8, 1, 2] {
             sorter.push(number, 1).unwrap();
         }
-        let sorted = sorter.finish().unwrap().map(io::Result::unwrap);
-        assert!(sorted.eq([1, 2, 3]));
+        let numbers = sorter.finish().unwrap().map(io::Result::unwrap);
+        assert!(numbers.eq([1, 2, 3]));
     }
 }

@@ -58,7 +58,7 @@ pub use replace::{Order, ReplaceOptions, Replacement, recover, replace, unfinish
 pub use report::report;
 pub use seal::key::PublicKey;
 pub use seal::record;
-pub use store::{Evidence, EvidenceStore, State};
+pub use store::{Evidence, EvidenceStore, State, Witness};
 pub use tree::entry::{Entry, EntryKind, Instant};
 pub use tree::take::{Method, Taken};
 pub use verify::{Problem, Verification, verify};

@@ -13,6 +13,7 @@
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use invar_engine::ContainerId;
 
 use crate::capture::log::Log;
 use crate::error::{EvidenceError, Result};
@@ -25,11 +26,22 @@ const INCOMPLETE: &str = ".incomplete-";
 const REMOVING: &str = ".removing-";
 pub(crate) const LOCK: &str = "lock";
 
+/// What was seen of a container while it ran, as lines of JSON; `None` when nothing watched it.
+pub type Witness = dyn Fn(&ContainerId) -> Option<Vec<u8>> + Send + Sync;
+
 /// All evidence below one state root.
-#[derive(Debug)]
 pub struct EvidenceStore {
     state_root: PathBuf,
     dir: PathBuf,
+    witness: Option<Box<Witness>>,
+}
+
+impl std::fmt::Debug for EvidenceStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EvidenceStore")
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How far a piece of evidence has come.
@@ -101,10 +113,22 @@ impl EvidenceStore {
         let store = Self {
             state_root: state_root.to_owned(),
             dir: state_root.join("evidence"),
+            witness: None,
         };
         files::private_dir(&store.dir)?;
         files::private_dir(&store.trust())?;
         Ok(store)
+    }
+
+    /// The same, where each capture also asks who has seen what happened.
+    #[must_use]
+    pub fn with_witness(mut self, witness: Box<Witness>) -> Self {
+        self.witness = Some(witness);
+        self
+    }
+
+    pub(crate) fn ask_witness(&self, container: &ContainerId) -> Option<Vec<u8>> {
+        self.witness.as_ref().and_then(|witness| witness(container))
     }
 
     /// Where keys are kept.

@@ -28,7 +28,13 @@ pub struct Database(Arc<Mutex<Connection>>);
 impl Database {
     /// Opens the database under `root`, made when missing.
     pub fn open(root: &Path) -> Result<Self> {
-        let path = root.join("state.db");
+        Self::open_file(root, "state.db")
+    }
+
+    /// Opens another database under `root`, of someone who writes so much that the others would
+    /// wait.
+    pub fn open_file(root: &Path, name: &str) -> Result<Self> {
+        let path = root.join(name);
         // SQLite gives its other files the mode of this one. Environments hold secrets.
         fs::OpenOptions::new()
             .create(true)

@@ -82,7 +82,8 @@ impl Sensor {
     /// this returns.
     pub fn watch(&mut self, target: &Target) -> Result<usize> {
         let place = Arc::new(target.place.clone());
-        let gate = gate::start(target, &place, &self.allow, &self.outlet)?;
+        let allow: Vec<Glob> = self.allow.iter().chain(&target.allow).cloned().collect();
+        let gate = gate::start(target, &place, &Arc::new(allow), &self.outlet)?;
         let files = self.watch_files(target, &place, gate.group())?;
         let before = match &files {
             None => 0,

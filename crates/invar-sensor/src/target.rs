@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use invar_drift::Namespace;
+use invar_drift::{Glob, Namespace};
 
 use crate::event::Place;
 
@@ -22,6 +22,8 @@ pub struct Target {
     pub namespace: Namespace,
     /// Whether what is not of the image is refused, and not only told of.
     pub block: bool,
+    /// Paths that may run in it although they are not of the image, beside those of the sensor.
+    pub allow: Vec<Glob>,
 }
 
 /// An overlay's upper directory.

@@ -113,6 +113,17 @@ pub(crate) fn all(root: &Path, tell: bool) -> Vec<(Box<dyn Engine>, Vec<Containe
     engines
 }
 
+/// The names of the engines there can be.
+pub(crate) fn kinds() -> impl Iterator<Item = &'static str> {
+    ENGINES.iter().map(|(name, _)| *name)
+}
+
+/// The engine of this name; `None` when it is not on this machine.
+pub(crate) fn try_open(root: &Path, kind: &str) -> Result<Option<Box<dyn Engine>>, EngineError> {
+    let known = ENGINES.iter().find(|(name, _)| *name == kind);
+    known.map_or(Ok(None), |(_, open)| open(root))
+}
+
 /// The engine of this name.
 pub(crate) fn open(root: &Path, kind: &str) -> anyhow::Result<Box<dyn Engine>> {
     let Some((_, open)) = ENGINES.iter().find(|(name, _)| *name == kind) else {

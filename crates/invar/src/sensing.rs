@@ -1,42 +1,8 @@
-//! Containers of the engines as the sensor takes them.
+//! Events of the sensor as people read them.
 
-use anyhow::Context as _;
-use invar_drift::Namespace;
-use invar_engine::{Container, Engine, State};
-use invar_sensor::{Event, Place, Target, UpperDirectory};
+use invar_sensor::Event;
 
 use crate::printer;
-
-/// What the sensor needs of a container; `None` when it does not run.
-pub(crate) fn target(
-    engine: &dyn Engine,
-    container: &Container,
-    block: bool,
-) -> anyhow::Result<Option<Target>> {
-    let (State::Running, Some(init)) = (&container.state, container.init_pid) else {
-        return Ok(None);
-    };
-    let root = engine
-        .open_root(&container.id)
-        .with_context(|| format!("could not open the root of {}", container.name))?;
-    // A process that has just ended, or a root that is no overlay, keeps no marks.
-    let namespace = invar_drift::namespace_of(init).ok().flatten();
-    Ok(Some(Target {
-        place: Place {
-            id: container.id.as_str().to_owned(),
-            name: container.name.as_str().to_owned(),
-            engine: container.engine.to_owned(),
-        },
-        init,
-        lower: root.lower,
-        upper: root.upper.map(|upper| UpperDirectory {
-            dir: upper.dir,
-            path: upper.path,
-        }),
-        namespace: namespace.unwrap_or(Namespace::Trusted),
-        block,
-    }))
-}
 
 /// An event on one line: how bad, what, where, why, and who.
 pub(crate) fn line(event: &Event) -> String {

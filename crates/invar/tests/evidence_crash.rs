@@ -5,6 +5,7 @@ mod support;
 
 use std::os::unix::process::ExitStatusExt as _;
 
+use fs_err as fs;
 use serde_json::json;
 use support::attacked::Host;
 use support::outcome_of;
@@ -276,13 +277,13 @@ fn sealing_goes_on_after_the_command_and_is_waited_for_by_who_reads_it() {
 fn worker_of(host: &Host) -> u32 {
     let root = host.invar().root().to_str().unwrap().to_owned();
     invar_testkit::eventually("the worker is stopped", || {
-        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let processes = fs::read_dir("/proc").unwrap().flatten();
         processes
             .filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok())
             .find(|pid| {
-                let environment = std::fs::read(format!("/proc/{pid}/environ"));
+                let environment = fs::read(format!("/proc/{pid}/environ"));
                 let environment = environment.unwrap_or_default();
-                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
                 let is_stopped = stat.is_ok_and(|stat| stat.contains(") T "));
                 is_stopped && String::from_utf8_lossy(&environment).contains(&root)
             })
@@ -353,7 +354,7 @@ fn a_replacement_killed_in_the_background_is_finished_by_the_next() {
         assert_eq!(output.status.code(), Some(0), "{:?}", outcome_of(&output));
         let lock = host.invar().root().join(format!("replacements/{old}.lock"));
         invar_testkit::eventually("its worker was killed", || {
-            let lock = std::fs::File::options().write(true).open(&lock).ok()?;
+            let lock = fs::OpenOptions::new().write(true).open(&lock).ok()?;
             let is_free = !invar_sys::lock::is_locked(&lock).unwrap();
             is_free.then_some(())
         });

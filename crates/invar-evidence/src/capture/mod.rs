@@ -50,6 +50,8 @@ use crate::store::{Draft, EvidenceStore};
 use crate::tree::take::{Method, Taken};
 use crate::tree::{entry, open_dir, stat};
 
+/// Who was seen changing what, by an agent that watched.
+const WITNESS: &str = "witness.jsonl";
 /// How long an engine may take to remove a container that ended.
 const REMOVING: Duration = Duration::from_secs(10);
 
@@ -65,6 +67,10 @@ pub struct Kept<'a> {
 }
 
 /// A capture at work.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one thing that was done or not"
+)]
 pub(crate) struct Capture<'a> {
     engine: &'a dyn Engine,
     container: &'a Container,
@@ -140,6 +146,9 @@ impl<'a> Capture<'a> {
                 let error = EvidenceError::engine("read the settings")(error);
                 self.draft.log.not_captured(b"settings", error.chain())?;
             }
+        }
+        if let Some(seen) = store.ask_witness(&self.container.id) {
+            files::write(&self.draft.dir.join(WITNESS), &seen)?;
         }
         self.open_root(store)
     }

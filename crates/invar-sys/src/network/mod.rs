@@ -4,11 +4,13 @@
 //! installed or started for it. A connection stays with the namespace it was opened in, also when
 //! its process moves to another: that is how a shim reaches both ends of a cable.
 
+mod cables;
 mod flows;
 mod message;
 mod nftables;
 mod routing;
 
+pub use cables::{cut, mend};
 pub use flows::forget_datagrams;
 pub use nftables::has_chain;
 pub use routing::{Routing, Veth};

@@ -121,6 +121,29 @@ impl Routing {
         self.0.tell(message)
     }
 
+    /// Takes a link down.
+    pub(super) fn bring_down(&self, link: u32) -> io::Result<()> {
+        let mut part = link_part(link, true);
+        // The flag stays among those that change and goes from those that are set.
+        part[8..12].fill(0);
+        self.0.tell(Message::new(libc::RTM_NEWLINK, 0).fixed(&part))
+    }
+
+    /// Links that are one end of something: their index, and that of the other end.
+    pub(super) fn cables(&self) -> io::Result<Vec<(u32, u32)>> {
+        let dump = flag(libc::NLM_F_DUMP);
+        let message = Message::new(libc::RTM_GETLINK, dump).fixed(&link_part(0, false));
+        let links = self.0.ask(message)?;
+        let cables = links.iter().filter_map(|link| {
+            let index = number_at(&link.body, 4)?;
+            let mut attributes = attributes(&link.body, LINK_PART);
+            let (_, peer) = attributes.find(|(kind, _)| *kind == libc::IFLA_LINK)?;
+            let peer = number_at(peer, 0)?;
+            (peer != index && peer != 0).then_some((index, peer))
+        });
+        Ok(cables.collect())
+    }
+
     /// Removes a link; `false` when there is none.
     pub fn remove_link(&self, name: &str) -> io::Result<bool> {
         let message = Message::new(libc::RTM_DELLINK, 0)

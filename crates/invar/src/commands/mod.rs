@@ -1,6 +1,7 @@
 //! One file a subcommand: its arguments (the doc comments are the help) and one function.
 
 mod abort;
+pub(crate) mod agent;
 mod attach;
 mod boot;
 mod capture;
@@ -65,6 +66,7 @@ use crate::cli::Cli;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Abort(abort::Args),
+    Agent(agent::Args),
     Attach(attach::Args),
     Boot(boot::Args),
     Capture(capture::Args),
@@ -171,6 +173,7 @@ impl Often {
 pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Command::Abort(args) => abort::run(cli, args),
+        Command::Agent(args) => agent::run(cli, args),
         Command::Attach(args) => attach::run(cli, args),
         Command::Boot(args) => boot::run(cli, args),
         Command::Capture(args) => capture::run(cli, args),

@@ -6,12 +6,13 @@ use invar_rollout::driver::{Store, StoredService};
 use invar_rollout::machine::Rollout;
 use serde::Serialize;
 
+use super::agent;
 use crate::cli::Cli;
 use crate::deploying::show::escape;
 use crate::printer::{self, Format};
 use crate::privilege;
 
-/// Show services, their revisions and where a rollout stands
+/// Show services, their revisions and where a rollout stands, and what the agent watches
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How the list is written
@@ -39,6 +40,7 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
             service,
         });
     }
+    let agent = agent::status_of(cli.root());
     match args.format {
         Format::Table => printer::table(
             ["SERVICE", "REVISION", "BEFORE", "ROLLOUT"],
@@ -53,6 +55,10 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         )?,
         Format::Json => printer::json(&all)?,
         Format::Jsonl => printer::jsonl(&all)?,
+    }
+    if let (Format::Table, Some(agent)) = (args.format, agent) {
+        printer::line("")?;
+        agent::print_status(&agent)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use invar_drift::{Glob, Severity};
 use invar_engine::{Container, Engine, State};
@@ -209,7 +210,10 @@ impl<'a> Watcher<'a> {
     }
 
     fn watch(&mut self, engine: &dyn Engine, container: &Container) -> anyhow::Result<()> {
-        let Some(target) = sensing::target(engine, container, self.args.block)? else {
+        let target = invar_agent::target(engine, container, self.args.block, Vec::new());
+        let target =
+            target.with_context(|| format!("could not open the root of {}", container.name))?;
+        let Some(target) = target else {
             return Ok(());
         };
         let before = self.sensor.watch(&target)?;

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Blocks what is not of the image and runs the dropped program, which ran a moment ago.
 pub(super) fn check(target: &Target, site: &Site, step: &mut Step) -> anyhow::Result<()> {
     let container = site.engine().inspect(site.id().as_str())?;
-    let watched = sensing::target(site.engine(), &container, true)?;
+    let watched = invar_agent::target(site.engine(), &container, true, Vec::new())?;
     let watched = watched.context("the container ended")?;
     let mut sensor = Sensor::start(Settings {
         rules: Rules::builtin(),

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use invar_agent::Attribution;
 use invar_drift::{Change, Present, Severity};
 use serde::Serialize;
 
@@ -62,6 +63,10 @@ pub(crate) struct Args {
     /// List the files in memory (tmpfs, /dev/shm) of a running container as well
     #[arg(long)]
     tmpfs: bool,
+
+    /// Say who changed each path, as far as an agent has seen it, and how sure that is
+    #[arg(long)]
+    who: bool,
 
     /// Rules beside those that come with invar and those in /etc/invar/rules.d: a TOML file, or a
     /// directory of them
@@ -116,8 +121,17 @@ struct Document<'a> {
     source: &'a Source,
     unread: u64,
     unstable: u64,
-    changes: &'a [Change],
+    changes: &'a [Told<'a>],
     mounts: &'a [Mounted],
+}
+
+/// A change, and who made it when that was asked for.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    change: &'a Change,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    who: Option<Attribution>,
 }
 
 /// A file of a mount on a line of its own.
@@ -153,9 +167,10 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
             .retain(|file| args.keeps(&file.path, file.severity));
     }
     let comparison = &compared.comparison;
+    let changes = told(cli, args, &found, &comparison.changes)?;
     match args.format {
         Format::Table | Format::Docker => {
-            printer::lines_of(&comparison.changes, |change| table::line(args, change))?;
+            printer::lines_of(&changes, |told| table::line(args, told))?;
             printer::lines(table::mounts(args, &mounts))?;
         }
         Format::Json => printer::json(&Document {
@@ -169,11 +184,11 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
             source: &compared.source,
             unread: comparison.unread,
             unstable: comparison.unstable,
-            changes: &comparison.changes,
+            changes: &changes,
             mounts: &mounts,
         })?,
         Format::Jsonl => {
-            printer::jsonl(&comparison.changes)?;
+            printer::jsonl(&changes)?;
             printer::jsonl(mounts.iter().flat_map(|mount| {
                 let target = mount.target.as_str();
                 mount.files.iter().map(move |file| MountedFile {
@@ -192,6 +207,28 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// The changes with who made them, when that was asked for.
+fn told<'c>(
+    cli: &Cli,
+    args: &Args,
+    found: &engines::Found,
+    changes: &'c [Change],
+) -> anyhow::Result<Vec<Told<'c>>> {
+    if !args.who {
+        let told = changes.iter().map(|change| Told { change, who: None });
+        return Ok(told.collect());
+    }
+    let paths = changes.iter().map(|change| change.path.as_slice());
+    let who = invar_agent::attributions(cli.root(), &found.container.id, paths)?;
+    let told = changes.iter().zip(who);
+    Ok(told
+        .map(|(change, who)| Told {
+            change,
+            who: Some(who),
+        })
+        .collect())
 }
 
 impl Args {

@@ -10,20 +10,27 @@ use owo_colors::{AnsiColors, OwoColorize as _, Stream};
 
 use super::listing::Mounted;
 use super::source::{Compared, Source};
-use super::{Args, Format};
+use super::{Args, Format, Told};
 use crate::printer;
 
 /// One line or more of a change; `None` when this form does not show it.
-pub(super) fn line(args: &Args, change: &Change) -> Option<String> {
+pub(super) fn line(args: &Args, told: &Told<'_>) -> Option<String> {
+    let change = told.change;
     let shows_missed = args.format == Format::Table && (args.reads_content() || args.detail);
     let kind = match change.compatible {
         None if shows_missed => change.actual?,
         kind => kind?,
     };
-    Some(match args.format {
-        Format::Docker => format!("{} {}", kind.letter(), printer::escape(&change.path)),
-        _ => row(kind, change),
-    })
+    if args.format == Format::Docker {
+        let path = printer::escape(&change.path);
+        return Some(format!("{} {path}", kind.letter()));
+    }
+    let mut line = row(kind, change);
+    if let Some(who) = &told.who {
+        write!(line, "\n    by {}", printer::escape(who.text().as_bytes()))
+            .expect("writing to a String succeeds");
+    }
+    Some(line)
 }
 
 /// `C /etc/passwd  critical: user accounts and passwords`, and what else was asked for.

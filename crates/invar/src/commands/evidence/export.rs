@@ -59,7 +59,14 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         Some(image(cli, &evidence)?)
     };
-    let exported = export(cli, &store, &evidence, image, &place, &args.registry)?;
+    let exported = export(
+        cli,
+        &store,
+        &evidence,
+        image.as_ref(),
+        &place,
+        &args.registry,
+    )?;
     place.sign(args.signature.as_deref(), &exported)?;
     notes(&exported);
     Ok(ExitCode::SUCCESS)
@@ -119,7 +126,7 @@ pub(crate) fn captured(
     flags: &RegistryFlags,
 ) -> anyhow::Result<()> {
     let image = image(cli, evidence)?;
-    let exported = export(cli, store, evidence, Some(image), place, flags)?;
+    let exported = export(cli, store, evidence, Some(&image), place, flags)?;
     place.sign(None, &exported)?;
     notes(&exported);
     Ok(())
@@ -129,7 +136,7 @@ fn export(
     cli: &Cli,
     store: &EvidenceStore,
     evidence: &Evidence,
-    image: Option<std::fs::File>,
+    image: Option<&std::fs::File>,
     place: &Place,
     flags: &RegistryFlags,
 ) -> anyhow::Result<Exported> {
@@ -138,7 +145,7 @@ fn export(
         exported = Some(invar_evidence::export(
             store,
             evidence,
-            image.as_ref().map(std::fs::File::try_clone).transpose()?,
+            image.map(std::fs::File::try_clone).transpose()?,
             out,
         )?);
         Ok(())
