@@ -148,14 +148,15 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// This machine, as the agent sees it.
+/// This machine, or a part of it, as the agent sees it.
 struct Machine {
     root: PathBuf,
+    kinds: Vec<&'static str>,
 }
 
 impl Host for Machine {
     fn kinds(&self) -> Vec<&'static str> {
-        engines::kinds().collect()
+        self.kinds.clone()
     }
 
     fn open(&self, kind: &str) -> Result<Option<Box<dyn Engine>>, EngineError> {
@@ -163,12 +164,14 @@ impl Host for Machine {
     }
 }
 
-/// An agent for the engines of this machine.
-pub(crate) fn agent(root: &Path, settings: Settings) -> Result<Agent, AgentError> {
-    let machine = Machine {
-        root: root.to_owned(),
-    };
-    Agent::start(settings, Arc::new(machine))
+/// An agent that knows the containers of a state root and no others.
+pub(crate) fn agent_of(root: &Path, settings: Settings) -> Result<Agent, AgentError> {
+    start(root, settings, vec![invar_engine::embedded::KIND])
+}
+
+fn start(root: &Path, settings: Settings, kinds: Vec<&'static str>) -> Result<Agent, AgentError> {
+    let root = root.to_owned();
+    Agent::start(settings, Arc::new(Machine { root, kinds }))
 }
 
 fn serve(cli: &Cli, args: &Run) -> anyhow::Result<()> {
@@ -186,7 +189,8 @@ fn serve(cli: &Cli, args: &Run) -> anyhow::Result<()> {
             "there is no policy {policy}: everything is observed, and what is bad is told"
         ));
     }
-    let agent = agent(cli.root(), settings).map_err(advise)?;
+    let kinds = engines::kinds().collect();
+    let agent = start(cli.root(), settings, kinds).map_err(advise)?;
     let (end, reload) = (agent.end(), agent.reload());
     std::thread::spawn(move || {
         while let Ok(signal) = signals.wait() {

@@ -4,6 +4,7 @@
 //!  stage ─▶ target ─▶ read-only container ─▶ attack ─▶ every deed is refused
 //!             │
 //!             └─────▶ writable container ──▶ attack ─▶ refuse ─▶ compare ─▶ capture ─▶ tamper ─▶ replace
+//!                                              an agent does all of it once more, on its own ◀─┘
 //! ```
 //!
 //! Everything happens in a state root of its own, which is gone at the end, also after a failure
@@ -16,6 +17,7 @@ mod comparison;
 mod prevention;
 mod proof;
 mod report;
+mod response;
 mod site;
 mod stage;
 mod target;
@@ -92,7 +94,7 @@ fn play(plan: &Plan<'_>, stage: &Stage, report: &mut Report) -> anyhow::Result<(
     report.step("invar diff says what changed", |step| {
         comparison::check(&target, &loose, step)
     })?;
-    let evidence = report.step("the container is captured and replaced", |step| {
+    let (evidence, fresh) = report.step("the container is captured and replaced", |step| {
         proof::replace(stage, &target, &loose, step)
     })?;
     report.step("the evidence is verified", |step| {
@@ -100,5 +102,8 @@ fn play(plan: &Plan<'_>, stage: &Stage, report: &mut Report) -> anyhow::Result<(
     })?;
     report.step("a copy of the evidence is forged", |step| {
         proof::tamper(stage, &target, &evidence, step)
+    })?;
+    report.step("the agent responds to the next attack on its own", |step| {
+        response::check(stage, &target, &fresh, step)
     })
 }

@@ -26,14 +26,14 @@ const UPPER: &str = "raw/upper";
 /// The kernel's limit on an entry's attributes (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const LONGEST_ATTRIBUTES: usize = 64 * 1024;
 
-/// Captures the attacked container and puts a fresh one in its place; the evidence's id and the
-/// fresh container.
+/// Captures the attacked container and puts a fresh one in its place; the evidence and the fresh
+/// one.
 pub(super) fn replace(
     stage: &Stage,
     target: &Target,
     attacked: &Site,
     step: &mut Step,
-) -> anyhow::Result<EvidenceId> {
+) -> anyhow::Result<(EvidenceId, Site)> {
     stage.go_on()?;
     let engine = stage.engine();
     let store = EvidenceStore::open(stage.root())?;
@@ -67,7 +67,8 @@ pub(super) fn replace(
         matches!(gone, Err(EngineError::NotFound { .. })),
         "the attacked container is gone",
     );
-    evidence.context("the replacement kept no evidence")
+    let evidence = evidence.context("the replacement kept no evidence")?;
+    Ok((evidence, fresh))
 }
 
 fn show_times(done: &Replacement, step: &mut Step) {
