@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use invar_drift::{Glob, Namespace};
 use invar_engine::{Container, Engine, EngineError, State};
+use invar_evidence::Traffic;
 use invar_sensor::{Place, Target, UpperDirectory};
 use rustix::fs::stat;
 
@@ -48,6 +49,13 @@ pub trait Host: Send + Sync {
 
     /// An engine; `None` when it is not on this machine.
     fn open(&self, kind: &str) -> Result<Option<Box<dyn Engine>>, EngineError>;
+
+    /// Who sends requests to a container, and must know when it is replaced.
+    fn traffic<'e>(
+        &self,
+        engine: &'e dyn Engine,
+        container: &Container,
+    ) -> Option<Box<dyn Traffic + 'e>>;
 }
 
 /// How often an engine is asked that does not say when something happens.

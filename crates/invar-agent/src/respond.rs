@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use invar_drift::Severity;
 use invar_engine::{Container, Engine, EngineError, State};
-use invar_evidence::{EvidenceStore, Limits, Plan, ReplaceOptions, Wanted};
+use invar_evidence::{EvidenceStore, Limits, Plan, ReplaceOptions, Traffic, Wanted};
 use jiff::Timestamp;
 
 use crate::agent::{Shared, locked};
@@ -237,11 +237,13 @@ impl Response<'_> {
         };
         self.step("replacing")?;
         let options = ReplaceOptions::default();
-        let mut told = None;
-        let done = invar_evidence::replace(&store, engine, &container, &options, &mut |done| {
-            told = Some(done.total_ms);
-            hit("replaced");
-        })?;
+        let mut traffic = self.shared.host.traffic(engine, &container);
+        let traffic = traffic
+            .as_deref_mut()
+            .map(|traffic| traffic as &mut dyn Traffic);
+        let mut replaced = |_: &invar_evidence::Replacement| hit("replaced");
+        let done =
+            invar_evidence::replace(&store, engine, &container, &options, traffic, &mut replaced)?;
         self.replaced(&done)
     }
 

@@ -112,6 +112,14 @@ pub enum EvidenceError {
         #[source]
         source: Box<EvidenceError>,
     },
+    /// The container's requests could not be sent to another.
+    #[error("the traffic of {name:?} could not be moved: {reason}")]
+    Traffic {
+        /// The container being replaced.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// A fresh container did not come up.
     #[error("the fresh container of {name:?} {reason}")]
     NotReady {
@@ -137,6 +145,13 @@ impl EvidenceError {
 
     pub(crate) fn engine(action: &'static str) -> impl FnOnce(EngineError) -> Self {
         move |source| Self::Engine { action, source }
+    }
+
+    pub(crate) fn traffic(name: &str, reason: String) -> Self {
+        Self::Traffic {
+            name: name.to_owned(),
+            reason,
+        }
     }
 
     #[allow(

@@ -54,7 +54,7 @@ pub use header::{Features, Gap, Header, Marks, Plan, Subject, Summary, Volumes, 
 pub use id::EvidenceId;
 pub use limits::Limits;
 pub use open::open;
-pub use replace::{Order, ReplaceOptions, Replacement, recover, replace, unfinished};
+pub use replace::{Order, ReplaceOptions, Replacement, Traffic, recover, replace, unfinished};
 pub use report::report;
 pub use seal::key::PublicKey;
 pub use seal::record;

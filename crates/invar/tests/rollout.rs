@@ -400,3 +400,87 @@ fn containers_of_docker_are_deployed_and_reached_on_their_bridge() {
         docker.run(&["rm", "--force", id]);
     });
 }
+
+/// What stays of a service's container when it is replaced: its name.
+fn first_container(rig: &Rig) -> (String, String) {
+    let listed = rig.invar.run(&["ps", "--format", "jsonl"]);
+    let first: serde_json::Value = serde_json::from_str(listed.lines().next().unwrap()).unwrap();
+    let text = |name: &str| first[name].as_str().unwrap().to_owned();
+    (text("name"), text("id"))
+}
+
+#[test]
+fn a_container_of_a_service_is_replaced_without_dropping_a_request() {
+    for network in ["bridge", "host"] {
+        let rig = Rig::new();
+        let rest = format!("    network_mode: {network}\n    read_only: false\n{AT_ONCE}");
+        rig.must_deploy(&version("v1", &rest));
+        assert_eq!(rig.ask(), "v1");
+        let load = Load::start(rig.port);
+        for _ in 0..3 {
+            let (name, id) = first_container(&rig);
+            let mut replace = rig.command(&["replace", "--format", "json", &name]);
+            let done = support::text(&checked(&mut replace).stdout);
+            let done: serde_json::Value = serde_json::from_str(&done).unwrap();
+            assert_eq!(done["old"], serde_json::json!(id), "{network}");
+            // The name is the same, so the service knows the fresh one as its own.
+            assert_eq!(first_container(&rig).0, name, "{network}");
+            assert_ne!(first_container(&rig).1, id, "{network}");
+        }
+        let seen = load.end();
+        assert!(
+            seen.keys().all(|answer| answer == "200 v1"),
+            "{network}: {seen:?}"
+        );
+        assert!(seen["200 v1"] > 20, "{network}: {seen:?}");
+        assert_eq!(rig.containers().len(), 1, "{network}");
+        // And goes on being deployed.
+        rig.must_deploy(&version("v3", &rest));
+        assert_eq!(rig.ask(), "v3");
+    }
+}
+
+#[test]
+fn an_attacked_container_of_a_service_is_healed_by_the_agent_without_dropping_a_request() {
+    let rig = Rig::new();
+    let rest = format!("    network_mode: bridge\n    read_only: false\n{AT_ONCE}");
+    rig.must_deploy(&version("v1", &rest));
+    let policy = rig.invar.root().join("agent.toml");
+    fs::write(
+        &policy,
+        "version = 1\n[default]\nmode = \"block\"\nrespond = \"replace\"\n",
+    )
+    .unwrap();
+    let gateway = rig.invar.root().join("gateway.sock");
+    let mut agent = rig
+        .invar
+        .command(&["agent", "--policy"])
+        .arg(&policy)
+        .arg("--gateway")
+        .arg(&gateway)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (name, id) = first_container(&rig);
+    eventually("it is watched", || {
+        let status = rig.invar.output(&["agent", "status", "--format", "json"]);
+        support::text(&status.stdout).contains(&id).then_some(())
+    });
+    let load = Load::start(rig.port);
+    // The image has one program; a copy of it at another place is not of the image.
+    let upper = rig.invar.root().join("containers").join(&id).join("upper");
+    fs::copy("/bin/busybox", upper.join("evil")).unwrap();
+    rig.invar.output(&["exec", &name, "/evil", "true"]);
+    eventually("it is healed", || {
+        let incidents = rig.invar.run(&["agent", "incidents", "--format", "json"]);
+        let incidents: serde_json::Value = serde_json::from_str(&incidents).unwrap();
+        let outcome = incidents[0]["outcome"].as_str()?.to_owned();
+        assert!(outcome.contains("replaced by"), "{outcome}");
+        Some(())
+    });
+    let seen = load.end();
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    assert_ne!(first_container(&rig).1, id);
+    assert!(seen.keys().all(|answer| answer == "200 v1"), "{seen:?}");
+}

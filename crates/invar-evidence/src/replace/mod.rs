@@ -67,6 +67,19 @@ impl Default for ReplaceOptions {
     }
 }
 
+/// Who sends requests to the container, and must know when another one answers them.
+pub trait Traffic {
+    /// Both run: requests go to the fresh one from now on. Returns once the old one has none, or
+    /// has had time enough.
+    fn shift(&mut self, fresh: &Container) -> std::result::Result<(), String>;
+
+    /// The old one is about to end, and no fresh one runs yet: requests wait from now on.
+    fn hold(&mut self) -> std::result::Result<(), String>;
+
+    /// This one runs: requests that wait go on to it. Called after every `hold`, whatever happened.
+    fn release(&mut self, container: &Container) -> std::result::Result<(), String>;
+}
+
 /// What was done.
 #[derive(Debug, Clone, Serialize)]
 pub struct Replacement {
@@ -122,6 +135,7 @@ pub fn replace(
     engine: &dyn Engine,
     old: &Container,
     options: &ReplaceOptions,
+    traffic: Option<&mut dyn Traffic>,
     replaced: &mut dyn FnMut(&Replacement),
 ) -> Result<Replacement> {
     let recovered = recover::recover(store, engine, &old.name, options.limits)?;
@@ -156,6 +170,7 @@ pub fn replace(
         engine,
         old,
         options,
+        traffic: traffic.map(|traffic| traffic as &mut dyn Traffic),
         order: Order::of(old, &settings),
         began: Instant::now(),
         gap_began: None,
@@ -170,6 +185,7 @@ struct Replacing<'a> {
     engine: &'a dyn Engine,
     old: &'a Container,
     options: &'a ReplaceOptions,
+    traffic: Option<&'a mut dyn Traffic>,
     order: Order,
     began: Instant,
     gap_began: Option<Instant>,
@@ -192,7 +208,13 @@ impl<'a> Replacing<'a> {
         };
         failpoint::hit("recreated");
         let is_fresh_first = self.order == Order::FreshFirst;
-        if is_fresh_first && let Err(error) = self.start(&fresh) {
+        let prepared = if is_fresh_first {
+            self.start(&fresh).and_then(|()| self.shift(&fresh))
+        } else {
+            self.hold()
+        };
+        if let Err(error) = prepared {
+            self.release();
             return Err(self.give_up(&fresh, error));
         }
         failpoint::hit("started");
@@ -200,7 +222,10 @@ impl<'a> Replacing<'a> {
         let mut capture = match self.retire() {
             Ok(capture) => capture,
             Err(error) if self.old_has_ended() => return self.only_fresh_is_left(&fresh, error),
-            Err(error) => return Err(self.give_up(&fresh, error)),
+            Err(error) => {
+                self.release();
+                return Err(self.give_up(&fresh, error));
+            }
         };
         let frozen_ms = capture.as_ref().and_then(Capture::frozen_ms);
         if !is_fresh_first {
@@ -208,6 +233,7 @@ impl<'a> Replacing<'a> {
                 return Err(self.put_back(capture, &fresh, error));
             }
             fresh_ms = self.elapsed_ms();
+            self.release_to(&fresh);
         }
         let gap_ms = self.gap_ms(is_fresh_first);
         failpoint::hit("retired");
@@ -246,6 +272,45 @@ impl<'a> Replacing<'a> {
         let name = self.old.name.as_str();
         let (settle, limit) = (self.options.settle, self.options.ready);
         ready::wait(self.engine, fresh, name, settle, limit)
+    }
+
+    fn shift(&mut self, fresh: &ContainerId) -> Result<()> {
+        let Some(traffic) = &mut self.traffic else {
+            return Ok(());
+        };
+        let fresh = self
+            .engine
+            .inspect(fresh.as_str())
+            .map_err(EvidenceError::engine("look at the fresh container"))?;
+        let name = self.old.name.as_str();
+        traffic
+            .shift(&fresh)
+            .map_err(|reason| EvidenceError::traffic(name, reason))
+    }
+
+    fn hold(&mut self) -> Result<()> {
+        let name = self.old.name.as_str();
+        match &mut self.traffic {
+            Some(traffic) => traffic
+                .hold()
+                .map_err(|reason| EvidenceError::traffic(name, reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// The old one serves on, or again.
+    fn release(&mut self) {
+        let old = self.old.id.clone();
+        self.release_to(&old);
+    }
+
+    /// What waits goes on. Where that fails, the gateway lets it go on by itself after a while.
+    fn release_to(&mut self, id: &ContainerId) {
+        if let Some(traffic) = &mut self.traffic
+            && let Ok(container) = self.engine.inspect(id.as_str())
+        {
+            traffic.release(&container).ok();
+        }
     }
 
     /// Ends the old container, and takes what is in it when that was asked for.
@@ -296,6 +361,7 @@ impl<'a> Replacing<'a> {
     ) -> Result<Replacement> {
         if self.order != Order::FreshFirst {
             self.start(fresh)?;
+            self.release_to(fresh);
         }
         self.swap_names(fresh)?;
         self.evidence = None;
@@ -305,7 +371,7 @@ impl<'a> Replacing<'a> {
     /// The old container has ended and the fresh one does not come up: the old one is started
     /// again with what it had on disk, and what was taken of it is sealed.
     fn put_back(
-        self,
+        mut self,
         mut capture: Option<Capture<'a>>,
         fresh: &ContainerId,
         error: EvidenceError,
@@ -323,6 +389,9 @@ impl<'a> Replacing<'a> {
                 .start(&self.old.id, Stdio::Detached)
                 .map_err(EvidenceError::engine("start the old container again"))
         });
+        if started.is_ok() {
+            self.release();
+        }
         said.push(match started {
             Ok(()) => "the old container was started again".to_owned(),
             Err(error) => format!("the old container cannot be put back: {}", error.chain()),

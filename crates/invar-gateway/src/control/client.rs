@@ -155,6 +155,21 @@ impl Client {
         })
     }
 
+    /// See [`Request::Pause`].
+    pub fn pause(&mut self, service: &str, limit: Duration) -> Result<Changed> {
+        self.ask(&Request::Pause {
+            service: service.to_owned(),
+            limit_ms: milliseconds(limit),
+        })
+    }
+
+    /// See [`Request::Resume`].
+    pub fn resume(&mut self, service: &str) -> Result<Changed> {
+        self.ask(&Request::Resume {
+            service: service.to_owned(),
+        })
+    }
+
     /// Everything there is to see.
     pub fn status(&mut self) -> Result<Status> {
         self.ask(&Request::Status)

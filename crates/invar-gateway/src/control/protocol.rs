@@ -244,6 +244,9 @@ pub struct RevisionStatus {
     pub drain: DrainStatus,
     /// Its containers.
     pub endpoints: Vec<EndpointStatus>,
+    /// Requests and tunnels on addresses that it had and has no more.
+    #[serde(default)]
+    pub leaving: u64,
     /// What it did.
     pub counts: RevisionCounts,
 }

@@ -42,7 +42,13 @@ impl Gateway {
             revisions: traffic
                 .revisions
                 .iter()
-                .map(|revision| (revision.name.to_string(), revision_status(revision)))
+                .map(|revision| {
+                    let leaving = service.leaving(&revision.name);
+                    (
+                        revision.name.to_string(),
+                        revision_status(revision, leaving),
+                    )
+                })
                 .collect(),
         }
     }
@@ -69,7 +75,7 @@ impl Gateway {
     }
 }
 
-fn revision_status(revision: &Revision) -> RevisionStatus {
+fn revision_status(revision: &Revision, leaving: u64) -> RevisionStatus {
     RevisionStatus {
         drain: drain_status(revision),
         endpoints: revision
@@ -82,6 +88,7 @@ fn revision_status(revision: &Revision) -> RevisionStatus {
                 in_flight: endpoint.in_flight(),
             })
             .collect(),
+        leaving,
         counts: revision.metrics.counts(),
     }
 }

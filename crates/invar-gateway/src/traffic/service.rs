@@ -1,7 +1,7 @@
 //! A service: its traffic as one atomic pointer, and the claim that no switch can lose.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
@@ -70,6 +70,8 @@ pub(crate) struct Service {
     turn: AtomicU64,
     waiting: AtomicUsize,
     changed: watch::Sender<u64>,
+    /// Revisions with addresses that were given up, as long as something is in flight there.
+    left: Mutex<Vec<Weak<Revision>>>,
 }
 
 impl Service {
@@ -84,6 +86,7 @@ impl Service {
             turn: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             changed: watch::Sender::new(1),
+            left: Mutex::default(),
         }
     }
 
@@ -130,6 +133,7 @@ impl Service {
         let new = Arc::new(new);
         // A revision that gets traffic again must not look retired to its first new tunnel.
         new.announce_active();
+        self.remember(&old.revisions, &new.revisions);
         self.traffic.store(Arc::clone(&new));
         // A claim that saw the old number before this line is already counted in flight.
         self.generation.store(generation, SeqCst);
@@ -137,6 +141,25 @@ impl Service {
         new.announce(&old.revisions, drain_limit);
         self.changed.send_replace(generation);
         at
+    }
+
+    /// Keeps hold of revisions whose addresses changed: what is in flight there is told.
+    fn remember(&self, old: &[Arc<Revision>], new: &[Arc<Revision>]) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.retain(|revision| revision.strong_count() > 0);
+        let goes_on = |revision: &&Arc<Revision>| new.iter().any(|one| Arc::ptr_eq(one, revision));
+        let gone = old.iter().filter(|revision| !goes_on(revision));
+        left.extend(gone.map(Arc::downgrade));
+    }
+
+    /// Requests and tunnels on addresses that a revision had and has no more.
+    pub(crate) fn leaving(&self, name: &str) -> u64 {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_name = left.iter().filter_map(Weak::upgrade);
+        of_name
+            .filter(|revision| *revision.name == *name)
+            .map(|revision| revision.in_flight())
+            .sum()
     }
 
     /// Claims a revision for a request, waiting while the service is paused.

@@ -309,7 +309,7 @@ impl Front {
     }
 }
 
-fn belongs(service: Option<&str>, ours: &str) -> bool {
+pub(super) fn belongs(service: Option<&str>, ours: &str) -> bool {
     service.is_some_and(|name| {
         name == ours
             || name

@@ -3,18 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Subcommand;
 use invar_agent::api::client;
 use invar_agent::api::protocol::Ask;
 use invar_agent::{Agent, AgentError, Host, Settings, policy};
-use invar_engine::{Engine, EngineError};
+use invar_engine::{Container, Engine, EngineError};
+use invar_evidence::Traffic;
 use invar_sys::signal::{SIGHUP, SIGINT, SIGTERM, SignalFd};
 use serde_json::Value;
 
+use super::gateway::CONTROL;
 use crate::cli::Cli;
 use crate::printer::{self, Format};
-use crate::{engines, exit, privilege, signals};
+use crate::{engines, exit, healing, privilege, signals};
 
 /// Watch every container of this machine, and respond to what should not happen
 ///
@@ -45,6 +48,10 @@ struct Run {
     /// The policy; without the file everything is observed, and the worst is told
     #[arg(long, value_name = "FILE", default_value = POLICY)]
     policy: PathBuf,
+
+    /// The control socket of the gateway, at which traffic is moved when a service is healed
+    #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
+    gateway: PathBuf,
 
     #[command(flatten)]
     at: At,
@@ -152,7 +159,11 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
 struct Machine {
     root: PathBuf,
     kinds: Vec<&'static str>,
+    gateway: PathBuf,
 }
+
+/// How long requests under way on an attacked container may take.
+const DRAIN: Duration = Duration::from_secs(2);
 
 impl Host for Machine {
     fn kinds(&self) -> Vec<&'static str> {
@@ -162,16 +173,36 @@ impl Host for Machine {
     fn open(&self, kind: &str) -> Result<Option<Box<dyn Engine>>, EngineError> {
         engines::try_open(&self.root, kind)
     }
+
+    fn traffic<'e>(
+        &self,
+        engine: &'e dyn Engine,
+        container: &Container,
+    ) -> Option<Box<dyn Traffic + 'e>> {
+        // An attacked container must go, also when its traffic cannot be moved.
+        let traffic = healing::traffic(&self.root, &self.gateway, engine, container, DRAIN);
+        traffic.ok().flatten()
+    }
 }
 
 /// An agent that knows the containers of a state root and no others.
 pub(crate) fn agent_of(root: &Path, settings: Settings) -> Result<Agent, AgentError> {
-    start(root, settings, vec![invar_engine::embedded::KIND])
+    let gateway = root.join("gateway.sock");
+    start(root, settings, vec![invar_engine::embedded::KIND], gateway)
 }
 
-fn start(root: &Path, settings: Settings, kinds: Vec<&'static str>) -> Result<Agent, AgentError> {
-    let root = root.to_owned();
-    Agent::start(settings, Arc::new(Machine { root, kinds }))
+fn start(
+    root: &Path,
+    settings: Settings,
+    kinds: Vec<&'static str>,
+    gateway: PathBuf,
+) -> Result<Agent, AgentError> {
+    let machine = Machine {
+        root: root.to_owned(),
+        kinds,
+        gateway,
+    };
+    Agent::start(settings, Arc::new(machine))
 }
 
 fn serve(cli: &Cli, args: &Run) -> anyhow::Result<()> {
@@ -190,7 +221,7 @@ fn serve(cli: &Cli, args: &Run) -> anyhow::Result<()> {
         ));
     }
     let kinds = engines::kinds().collect();
-    let agent = start(cli.root(), settings, kinds).map_err(advise)?;
+    let agent = start(cli.root(), settings, kinds, args.gateway.clone()).map_err(advise)?;
     let (end, reload) = (agent.end(), agent.reload());
     std::thread::spawn(move || {
         while let Ok(signal) = signals.wait() {

@@ -4,20 +4,22 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use invar_engine::EngineError;
-use invar_evidence::{EvidenceStore, Limits, Order, ReplaceOptions, Replacement};
+use invar_evidence::{EvidenceStore, Limits, Order, ReplaceOptions, Replacement, Traffic};
 
 use super::capture;
 use crate::background::{Background, Role};
 use crate::cli::Cli;
+use crate::deploying::Gateway;
 use crate::printer::{self, Format};
-use crate::{engines, exit, privilege};
+use crate::{engines, exit, healing, privilege};
 
 /// Put a fresh container of the same image and settings in the place of one, and keep the old one
 /// as evidence
 ///
 /// The fresh container is started first. Only when both would need the same port, address or
 /// volume, the old one ends first, and the time without a container is shown. The old container
-/// is frozen, captured and killed. Its evidence is sealed in the background, and then what is left of
+/// is frozen, captured and killed. The requests of a deployed service go to the fresh one at the
+/// gateway, without one being dropped. Its evidence is sealed in the background, and then what is left of
 /// it removed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -38,6 +40,13 @@ pub(crate) struct Args {
     /// Seconds a container that is not captured may take to stop
     #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
     time: u64,
+
+    #[command(flatten)]
+    gateway: Gateway,
+
+    /// Seconds that requests under way on a container of a deployed service may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    drain: u64,
 
     #[command(flatten)]
     background: Background,
@@ -66,9 +75,15 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     let mut printed = Ok(());
     let replacement = match engines::find(cli.root(), &args.container) {
         Ok(found) => {
-            let engine = found.engine.as_ref();
+            let (engine, old) = (found.engine.as_ref(), &found.container);
+            let drain = Duration::from_secs(args.drain);
+            let mut traffic =
+                healing::traffic(cli.root(), &args.gateway.control, engine, old, drain)?;
+            let traffic = traffic
+                .as_deref_mut()
+                .map(|traffic| traffic as &mut dyn Traffic);
             let done =
-                invar_evidence::replace(&store, engine, &found.container, &options, &mut |done| {
+                invar_evidence::replace(&store, engine, old, &options, traffic, &mut |done| {
                     if in_background {
                         printed = print(done, args.format);
                         worker.let_go();

@@ -43,6 +43,7 @@ pub(super) fn replace(
         &**engine,
         &old,
         &ReplaceOptions::default(),
+        None,
         &mut |_| {},
     )?;
     let new = engine.inspect(done.new.as_str())?;
