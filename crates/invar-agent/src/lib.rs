@@ -25,6 +25,7 @@ mod attribution;
 mod discovery;
 mod error;
 mod journal;
+pub mod learn;
 mod metrics;
 pub mod policy;
 mod respond;

@@ -24,6 +24,7 @@ mod images;
 mod import;
 mod inspect;
 mod kill;
+mod learn;
 mod load;
 mod login;
 mod logout;
@@ -91,6 +92,7 @@ pub(crate) enum Command {
     Import(import::Args),
     Inspect(inspect::Args),
     Kill(kill::Args),
+    Learn(learn::Args),
     Load(load::Args),
     Login(login::Args),
     Logout(logout::Args),
@@ -197,6 +199,7 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Import(args) => import::run(cli, args),
         Command::Inspect(args) => inspect::run(cli, args),
         Command::Kill(args) => kill::run(cli, args),
+        Command::Learn(args) => learn::run(cli, args),
         Command::Load(args) => load::run(cli, args),
         Command::Login(args) => login::run(cli, args),
         Command::Logout(args) => logout::run(cli, args),
