@@ -484,3 +484,57 @@ fn an_attacked_container_of_a_service_is_healed_by_the_agent_without_dropping_a_
     assert_ne!(first_container(&rig).1, id);
     assert!(seen.keys().all(|answer| answer == "200 v1"), "{seen:?}");
 }
+
+#[test]
+fn a_service_that_is_not_in_the_file_any_more_is_named_and_taken_away_when_asked() {
+    let rig = Rig::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = listener.local_addr().unwrap().port();
+    drop(listener);
+    let two = format!(
+        "{}  api:\n    image: app:v3\n    command: [/app]\n    ports: ['127.0.0.1:{other}:80']\n",
+        version("v1", "")
+    );
+    rig.must_deploy(&two);
+    assert_eq!(Client::new(other).ask().unwrap().1, "v3");
+    let one = version("v1", "");
+    let (code, out, err) = rig.deploy(&one);
+    assert_eq!(code, Some(0), "{out}\n{err}");
+    assert!(
+        err.contains("shop.api is not in the file any more"),
+        "{err}"
+    );
+    assert!(err.contains("invar undeploy shop.api"), "{err}");
+    assert_eq!(Client::new(other).ask().unwrap().1, "v3");
+
+    let load = Load::start(rig.port);
+    let file = rig.file(&one);
+    let args = ["deploy", "--remove-orphans", "-f", file.to_str().unwrap()];
+    let said = support::text(&checked(&mut rig.command(&args)).stdout);
+    assert!(said.contains("shop.api: is not served any more"), "{said}");
+    let seen = load.end();
+    assert!(seen.keys().all(|answer| answer == "200 v1"), "{seen:?}");
+    assert!(TcpStream::connect(("127.0.0.1", other)).is_err());
+    assert_eq!(rig.containers().len(), 1);
+
+    checked(&mut rig.command(&["undeploy", "web"]));
+    assert!(TcpStream::connect(("127.0.0.1", rig.port)).is_err());
+    assert_eq!(rig.containers().len(), 0);
+    let (code, _, err) = support::outcome_of(&rig.command(&["rollback", "web"]).output().unwrap());
+    assert_eq!(code, Some(1), "{err}");
+    // And can come back.
+    rig.must_deploy(&one);
+    assert_eq!(rig.ask(), "v1");
+}
+
+#[test]
+fn a_warm_revision_whose_time_is_over_goes_with_the_next_deploy_of_anything() {
+    let rig = Rig::new();
+    let keep = "    x-invar: { rollout: { hold: 200ms, keep: 1s } }\n";
+    rig.must_deploy(&version("v1", keep));
+    rig.must_deploy(&version("v3", keep));
+    assert_eq!(rig.containers().len(), 2, "the one before is warm");
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    rig.must_deploy(&version("v3", keep));
+    assert_eq!(rig.containers().len(), 1);
+}

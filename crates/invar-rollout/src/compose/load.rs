@@ -315,6 +315,7 @@ impl Loader<'_> {
         }
         Ok(Project {
             name,
+            names: all.services.keys().cloned().collect(),
             services,
             volumes,
         })

@@ -1,6 +1,6 @@
 //! What a compose file says, as values: every reference replaced, every path absolute or named.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,8 +11,10 @@ use super::error::Position;
 pub struct Project {
     /// Its name: prefix of containers, volumes and services of the gateway.
     pub name: String,
-    /// Services by name.
+    /// Services by name, without those of profiles that were not asked for.
     pub services: BTreeMap<String, Service>,
+    /// The names of all.
+    pub names: BTreeSet<String>,
     /// What they mount, by name.
     pub volumes: BTreeMap<String, NamedVolume>,
 }

@@ -30,6 +30,8 @@ pub enum Outcome {
     Unchanged,
     /// Another driver has the service; what it does is told by `status`.
     Busy,
+    /// The service is not there any more.
+    Removed,
     /// The rollout ended.
     Ended(Box<Rollout>),
 }

@@ -284,6 +284,19 @@ impl Front {
         self.forget_revision(&revision, ports)
     }
 
+    /// The gateway serves nothing of the service any more; what is in flight ends.
+    pub(super) fn withdraw(&mut self) -> Result<()> {
+        let service = self.service.clone();
+        let is_ours = move |name: &str| belongs(Some(name), &service);
+        self.change("remove the service", |config| {
+            config
+                .listeners
+                .retain(|listener| !listener.service.as_deref().is_some_and(&is_ours));
+            config.routes.retain(|route| !is_ours(&route.service));
+            config.services.retain(|service| !is_ours(&service.name));
+        })
+    }
+
     pub(super) fn forget_revision(&mut self, revision: &str, ports: usize) -> Result<()> {
         let status = self.ask("ask for the status", Client::status)?;
         for port in 0..ports {

@@ -57,6 +57,12 @@ pub enum RolloutError {
         /// The service.
         service: String,
     },
+    /// A rollout is under way, or was killed.
+    #[error("a rollout of {service:?} is under way")]
+    UnderWay {
+        /// The service.
+        service: String,
+    },
     /// No rollout is under way.
     #[error("no rollout of {service:?} is under way")]
     NotUnderWay {
@@ -349,6 +355,17 @@ impl Store {
                  DO UPDATE SET current = ?2, previous = ?3, keep_until_ms = ?4",
                     (service, &rollout.target, previous, signed(until)),
                 )?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Forgets a service; what was decided about it stays.
+    pub(super) fn remove(&self, service: &str) -> Result<()> {
+        self.database.write(|transaction| {
+            for table in ["rollout_services", "rollout_revisions", "rollout_orders"] {
+                let sql = format!("DELETE FROM {table} WHERE service = ?1");
+                transaction.execute(&sql, [service])?;
             }
             Ok(())
         })

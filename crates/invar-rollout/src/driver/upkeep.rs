@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 use super::drive::{Driver, Outcome, ROUND, Report, note, now_ms};
 use super::gateway::{Front, Names};
 use super::live::{self, REVISION_LABEL};
-use super::store::Result;
+use super::store::{Result, RolloutError};
 use crate::definition::Definition;
 use crate::machine::{Phase, ReplicaState, Role, step};
+
+/// How long a container of an unknown revision may take to end.
+const GRACE: Duration = Duration::from_secs(10);
 
 impl Driver {
     /// Whether as many containers of the revision run as there should.
@@ -89,9 +92,50 @@ impl Driver {
         Ok(())
     }
 
+    /// Takes a service off the gateway, then removes its containers, and forgets it. Killed at any
+    /// point, it is done again from the beginning.
+    pub fn remove(&self, service: &str, report: Report<'_>) -> Result<Outcome> {
+        let Some(_lock) = self.lock(service)? else {
+            return Ok(Outcome::Busy);
+        };
+        if self.unfinished(service)?.is_some() {
+            return Err(RolloutError::UnderWay {
+                service: service.to_owned(),
+            });
+        }
+        let has_traffic = self
+            .running(service)?
+            .is_some_and(|definition| !definition.ports.is_empty());
+        if has_traffic {
+            let names = Names::new();
+            Front::new(self.socket.clone(), service.to_owned(), names).withdraw()?;
+        }
+        for container in live::of_service(&*self.engine, service)? {
+            let revision = container.config.labels.get(REVISION_LABEL);
+            let definition = revision.map(|name| self.store.definition(service, name));
+            let definition = definition.transpose()?.flatten();
+            let grace = definition.map_or(GRACE, |found| found.stop_grace);
+            live::remove(&*self.engine, container.id.as_str(), grace)?;
+        }
+        self.store.remove(service)?;
+        report(service, &note("removed", "it is not served any more"));
+        Ok(Outcome::Removed)
+    }
+
+    /// Removes a warm revision whose time is over, unless somebody is at work on the service.
+    pub fn cool(&self, service: &str) -> Result<()> {
+        let Some(_lock) = self.lock(service)? else {
+            return Ok(());
+        };
+        match self.unfinished(service)? {
+            Some(_) => Ok(()),
+            None => self.tidy(service, None),
+        }
+    }
+
     /// Removes what no longer has a part: revisions before the one before, and that one once its
     /// time is over. `wanted` stays.
-    pub fn tidy(&self, service: &str, wanted: Option<&str>) -> Result<()> {
+    pub(super) fn tidy(&self, service: &str, wanted: Option<&str>) -> Result<()> {
         let Some(stored) = self.store.service(service)? else {
             return Ok(());
         };
@@ -114,7 +158,7 @@ impl Driver {
                 let mut front = Front::new(self.socket.clone(), service.to_owned(), names);
                 front.forget_revision(revision, ports)?;
             }
-            let grace = definition.map_or(Duration::from_secs(10), |found| found.stop_grace);
+            let grace = definition.map_or(GRACE, |found| found.stop_grace);
             live::remove(&*self.engine, container.id.as_str(), grace)?;
         }
         if warm.is_none() {

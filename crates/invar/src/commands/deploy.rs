@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use invar_rollout::compose::{self, Condition, Project};
-use invar_rollout::driver::Driver;
+use invar_rollout::driver::{Driver, Store};
 
 use crate::cli::Cli;
 use crate::deploying::show::{self, Ended, Planned};
@@ -40,6 +40,10 @@ pub(crate) struct Args {
     /// The engine that runs the containers: embedded, docker or podman
     #[arg(long, value_name = "ENGINE", default_value = "embedded")]
     engine: String,
+
+    /// Also take away services of the project that the file no longer has
+    #[arg(long)]
+    remove_orphans: bool,
 
     /// How the result is written
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -110,6 +114,9 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
             break;
         }
     }
+    if !ended.iter().any(Ended::has_failed) {
+        ended.extend(clear_up(cli, args, &project)?);
+    }
     match args.format {
         Format::Json => printer::json(&ended)?,
         Format::Text => printer::lines(ended.iter().map(Ended::sentence))?,
@@ -119,6 +126,38 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Removes warm revisions whose time is over, of every service, and the services that the file no
+/// longer has; without `--remove-orphans` these are named.
+fn clear_up(cli: &Cli, args: &Args, project: &Project) -> anyhow::Result<Vec<Ended>> {
+    let mut removed = Vec::new();
+    let prefix = format!("{}.", project.name);
+    for stored in Store::open(cli.root())?.services()? {
+        let service = stored.service.as_str();
+        let (driver, _) = deploying::driver_of(cli, &args.gateway, service)?;
+        let name = service.strip_prefix(&prefix);
+        let is_orphan = name.is_some_and(|name| !project.names.contains(name));
+        if is_orphan && args.remove_orphans {
+            let outcome = driver
+                .remove(service, &mut show::decision)
+                .map_err(advise)?;
+            removed.push(Ended::of(service, &outcome));
+            continue;
+        }
+        if is_orphan {
+            printer::note(format!("{service} is not in the file any more and goes on"));
+            printer::hint(&format!(
+                "take it away: invar undeploy {service}, or deploy with --remove-orphans"
+            ));
+        }
+        // What another service needs must not keep this deploy from having succeeded.
+        if let Err(error) = driver.cool(service) {
+            let error = anyhow::Error::from(error);
+            printer::note(format!("{service} could not be tidied: {error:#}"));
+        }
+    }
+    Ok(removed)
 }
 
 fn deploy_one(

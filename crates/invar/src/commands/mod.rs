@@ -52,6 +52,7 @@ mod stop;
 mod system;
 mod tag;
 mod top;
+mod undeploy;
 mod unpause;
 mod update;
 mod wait;
@@ -119,6 +120,7 @@ pub(crate) enum Command {
     System(system::Args),
     Tag(tag::Args),
     Top(top::Args),
+    Undeploy(undeploy::Args),
     Unpause(unpause::Args),
     Update(update::Args),
     Wait(wait::Args),
@@ -226,6 +228,7 @@ pub(crate) fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::System(args) => system::run(cli, args),
         Command::Tag(args) => tag::run(cli, args),
         Command::Top(args) => top::run(cli, args),
+        Command::Undeploy(args) => undeploy::run(cli, args),
         Command::Unpause(args) => unpause::run(cli, args),
         Command::Update(args) => update::run(cli, args),
         Command::Wait(args) => wait::run(cli, args),

@@ -128,6 +128,9 @@ pub(crate) fn advise(error: RolloutError) -> anyhow::Error {
         RolloutError::UnknownService { .. } => "see which there are: invar status".to_owned(),
         RolloutError::Ambiguous { .. } => "say which one: PROJECT.SERVICE".to_owned(),
         RolloutError::NothingBefore { .. } => "deploy an earlier compose file instead".to_owned(),
+        RolloutError::UnderWay { service } => {
+            format!("wait for it, or end it first: invar abort {service}")
+        }
         RolloutError::NotUnderWay { .. } => {
             "see where it stands: invar status; go back with: invar rollback".to_owned()
         }

@@ -22,7 +22,7 @@ pub(crate) struct Planned {
 #[derive(Debug, Serialize)]
 pub(crate) struct Ended {
     pub(crate) service: String,
-    /// `unchanged`, `busy`, `promoted`, `rolled_back`.
+    /// `unchanged`, `busy`, `promoted`, `rolled_back`, `removed`.
     pub(crate) outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) revision: Option<String>,
@@ -48,6 +48,7 @@ impl Ended {
         match outcome {
             Outcome::Unchanged => {}
             Outcome::Busy => ended.outcome = "busy",
+            Outcome::Removed => ended.outcome = "removed",
             Outcome::Ended(rollout) => {
                 let (outcome, why) = match &rollout.phase {
                     Phase::RolledBack { why } => ("rolled_back", Some(why.clone())),
@@ -74,6 +75,7 @@ impl Ended {
         match self.outcome {
             "unchanged" => format!("{service}: runs as the file says"),
             "busy" => format!("{service}: another command is at work on it; see: invar status"),
+            "removed" => format!("{service}: is not served any more, and its containers are gone"),
             "promoted" => format!("{service}: {revision} serves"),
             _ => {
                 let why = self.why.as_deref().unwrap_or("no reason was stored");
