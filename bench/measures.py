@@ -6,6 +6,7 @@ import statistics
 import time
 
 import peers
+from agent import agent
 from gateway import gateway
 from registry import pull
 from table import Row
@@ -231,4 +232,5 @@ ALL = {
     "import": import_rootfs,
     "pull": pull,
     "gateway": gateway,
+    "agent": agent,
 }

@@ -34,6 +34,8 @@ class Row:
 def quantity(value: float, unit: str) -> str:
     if unit == "B":
         return f"{value / 1e6:.2f} MB"
+    if unit == "%":
+        return f"{value * 100:.2f} %"
     if value < 1e-3:
         return f"{value * 1e6:.1f} µs"
     return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"

@@ -293,7 +293,7 @@ impl Agent {
         rules: &Arc<Rules>,
     ) -> Result<()> {
         let block = rules.mode == Mode::Block;
-        let allow = rules.runnable().cloned().collect();
+        let allow = rules.run.clone();
         let Some(target) = target(engine, container, block, allow)? else {
             return Ok(());
         };

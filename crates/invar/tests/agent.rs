@@ -185,7 +185,7 @@ fn what_the_policy_expects_is_nothing_and_labels_are_heeded() {
     host.exec(
         "web",
         "mkdir -p /etc/cron.d /root/.ssh /etc/sudoers.d; echo 1 > /etc/cron.d/x; \
-         echo 1 > /root/.ssh/authorized_keys; echo 1 > /etc/sudoers.d/x",
+         echo 1 > /root/.ssh/authorized_keys; echo 1 > /etc/sudoers.d/x; sleep 1",
     );
     host.exec("web", "echo 1 > /etc/ld.so.preload");
     let first = agent.alert("the unexpected", |alert| alert["kind"] == "incident");

@@ -538,3 +538,49 @@ fn a_warm_revision_whose_time_is_over_goes_with_the_next_deploy_of_anything() {
     rig.must_deploy(&version("v3", keep));
     assert_eq!(rig.containers().len(), 1);
 }
+
+#[test]
+fn a_canary_that_tries_to_run_a_foreign_program_is_rolled_back() {
+    let rig = Rig::new();
+    // Files may change in it: only what the agent refuses counts.
+    let rest = "    network_mode: bridge\n    read_only: false\n    x-invar: { allow: [/evil], rollout: \
+                { steps: [50%], hold: 60s } }\n";
+    rig.must_deploy(&version("v1", rest));
+    let policy = rig.invar.root().join("agent.toml");
+    fs::write(&policy, "version = 1\n[default]\nmode = \"block\"\n").unwrap();
+    let mut agent = rig.invar.command(&["agent", "--policy"]);
+    let mut agent = agent.arg(&policy).stdout(Stdio::null()).spawn().unwrap();
+    let file = rig.file(&version("v3", rest));
+    let mut deploy = rig.command(&["deploy", "-f", file.to_str().unwrap()]);
+    let deploy = deploy.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let deploy = deploy.spawn().unwrap();
+    let (name, id) = eventually("the new one is watched", || {
+        let status = rig.invar.output(&["agent", "status", "--format", "json"]);
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).ok()?;
+        let listed = rig.invar.run(&["ps", "--format", "jsonl"]);
+        let mut all = listed
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap());
+        let newest: serde_json::Value =
+            all.find(|one: &serde_json::Value| one["image"].to_string().contains("app:v3"))?;
+        let id = newest["id"].as_str()?.to_owned();
+        let watched = status["containers"]
+            .as_array()?
+            .iter()
+            .any(|one| one["id"] == id.as_str());
+        watched.then(|| (newest["name"].as_str().unwrap().to_owned(), id))
+    });
+    let upper = rig.invar.root().join("containers").join(id).join("upper");
+    fs::copy("/bin/busybox", upper.join("evil")).unwrap();
+    rig.invar.output(&["exec", &name, "/evil", "true"]);
+    let ended = deploy.wait_with_output().unwrap();
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    let said = support::text(&ended.stdout);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("tried to run what is not of the image: exec-blocked /evil"),
+        "{said}"
+    );
+    assert_eq!(rig.ask(), "v1");
+}

@@ -72,6 +72,8 @@ struct PartText {
     seal: Option<Spanned<String>>,
     #[serde(default)]
     allow: Vec<Spanned<AllowText>>,
+    #[serde(default)]
+    run: Vec<Spanned<String>>,
     cooldown: Option<Cooldown>,
 }
 
@@ -115,6 +117,8 @@ struct Selected {
     seal: Option<Spanned<String>>,
     #[serde(default)]
     allow: Vec<Spanned<AllowText>>,
+    #[serde(default)]
+    run: Vec<Spanned<String>>,
     cooldown: Option<Cooldown>,
 }
 
@@ -216,6 +220,7 @@ impl Reader<'_> {
             severity: read.severity,
             seal: read.seal,
             allow: read.allow,
+            run: read.run,
             cooldown: read.cooldown,
         })?;
         Ok((selector, part))
@@ -229,6 +234,17 @@ impl Reader<'_> {
             seal: read.seal.map(|seal| self.seal(&seal)).transpose()?,
             ..Part::default()
         };
+        if read.run.len() > MOST {
+            let at = read.run[MOST].span().start;
+            return Err(self.error(at, format!("more than {MOST} patterns")));
+        }
+        for path in &read.run {
+            let glob = Glob::parse(path.get_ref()).map_err(|message| {
+                let message = format!("{:?}: {message}", path.get_ref());
+                self.error(path.span().start, message)
+            })?;
+            part.run.push(glob);
+        }
         if read.allow.len() > MOST {
             let at = read.allow[MOST].span().start;
             return Err(self.error(at, format!("more than {MOST} patterns")));

@@ -158,6 +158,7 @@ struct Part {
     severity: Option<Severity>,
     seal: Option<Seal>,
     allow: Vec<Allow>,
+    run: Vec<Glob>,
     most: Option<u32>,
     within: Option<Duration>,
     then: Option<Respond>,
@@ -203,8 +204,10 @@ pub struct Rules {
     pub severity: Severity,
     /// When it has begun its work.
     pub seal: Seal,
-    /// What is expected.
+    /// Changes that are expected.
     pub allow: Vec<Allow>,
+    /// Programs that may run although they are not of the image.
+    pub run: Vec<Glob>,
     /// Most replacements of a name in [`Self::within`].
     pub most: u32,
     /// The time in which replacements are counted.
@@ -260,6 +263,7 @@ impl Policy {
             severity: first!(severity, Severity::High),
             seal: first!(seal, Seal::Health),
             allow: parts.iter().flat_map(|part| part.allow.clone()).collect(),
+            run: parts.iter().flat_map(|part| part.run.clone()).collect(),
             most: first!(most, 3),
             within: first!(within, Duration::from_mins(10)),
             then: first!(then, Respond::Freeze),
@@ -309,22 +313,20 @@ impl Rules {
     /// What an event is. A foreign program is one at any time; other changes only once the
     /// container has begun its work.
     pub fn judge(&self, event: &Event, phase: Phase) -> Verdict {
-        if self.allow.iter().any(|allow| allow.fits(event, phase)) {
+        let is_execution = event.what == What::Exec || event.what.is_blocked();
+        // Where files may change, programs may not run for that.
+        let is_expected = if is_execution {
+            self.run.iter().any(|glob| glob.fits(&event.path))
+        } else {
+            self.allow.iter().any(|allow| allow.fits(event, phase))
+        };
+        if is_expected {
             return Verdict::Allowed;
         }
-        let is_execution = event.what == What::Exec || event.what.is_blocked();
         if event.severity >= self.severity && (is_execution || phase == Phase::Sealed) {
             Verdict::Incident
         } else {
             Verdict::Noted
         }
-    }
-
-    /// The patterns of paths that may run although they are not of the image.
-    pub fn runnable(&self) -> impl Iterator<Item = &Glob> {
-        self.allow
-            .iter()
-            .filter(|allow| allow.program.is_none() && allow.phase.is_none())
-            .map(|allow| &allow.path)
     }
 }

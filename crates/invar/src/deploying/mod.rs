@@ -97,7 +97,9 @@ impl Site {
 pub(crate) fn driver(cli: &Cli, gateway: &Gateway, site: &Site) -> anyhow::Result<Driver> {
     let store = Store::open(cli.root())?;
     let engine = Arc::clone(&site.engine);
-    Ok(Driver::new(store, engine, &gateway.control).with_alarm(|| Some(alarm::changes())))
+    let root = cli.root().to_owned();
+    let driver = Driver::new(store, engine, &gateway.control);
+    Ok(driver.with_alarm(move || Some(alarm::changes(&root))))
 }
 
 /// A driver for a service that was deployed, and the service's whole name.
