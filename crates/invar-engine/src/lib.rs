@@ -25,7 +25,7 @@ mod usage;
 
 pub use config::{
     ContainerConfig, HealthCheck, HostEntry, Mount, MountKind, Network, Networking, Protocol,
-    PublishedPort, Resources, Restart, User,
+    PublishedPort, Resources, Restart, User, UserNamespace,
 };
 pub use container::{
     Container, ContainerId, ContainerName, Endpoint, ExitStatus, Health, HealthResult,

@@ -74,13 +74,22 @@ impl Overlay<'_> {
 
     /// As [`Overlay::mount`], with options.
     pub fn mount_with(&self, options: OverlayOptions) -> io::Result<OwnedFd> {
-        self.plan(options).mount_anywhere(&self.layers())
+        self.mount_held(options, None)
+    }
+
+    /// As [`Overlay::mount_with`], when upper and work directory are on the detached mount `holder`.
+    pub fn mount_held(
+        &self,
+        options: OverlayOptions,
+        holder: Option<BorrowedFd<'_>>,
+    ) -> io::Result<OwnedFd> {
+        self.plan(options).mount_anywhere(&self.layers(), holder)
     }
 
     #[cfg(test)]
     pub(crate) fn mount_in_workshop(&self) -> io::Result<OwnedFd> {
         self.plan(OverlayOptions::default())
-            .mount_in_workshop(&self.layers())
+            .mount_in_workshop(&self.layers(), None)
     }
 
     /// All directories: lower, data, upper and work.
@@ -126,17 +135,25 @@ struct Plan {
 
 impl Plan {
     /// As [`Plan::mount`], also where the kernel takes no detached mount as a layer.
-    fn mount_anywhere(self, layers: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+    fn mount_anywhere(
+        self,
+        layers: &[BorrowedFd<'_>],
+        holder: Option<BorrowedFd<'_>>,
+    ) -> io::Result<OwnedFd> {
         // Not tried first: an attempt that fails marks the work directory as in use.
         if workshop::is_needed() {
-            self.mount_in_workshop(layers)
+            self.mount_in_workshop(layers, holder)
         } else {
             self.mount(layers)
         }
     }
 
-    fn mount_in_workshop(self, layers: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
-        workshop::with_layers(layers, move |layers| {
+    fn mount_in_workshop(
+        self,
+        layers: &[BorrowedFd<'_>],
+        holder: Option<BorrowedFd<'_>>,
+    ) -> io::Result<OwnedFd> {
+        workshop::with_layers(layers, holder, move |layers| {
             let layers: Vec<_> = layers.iter().map(AsFd::as_fd).collect();
             self.mount(&layers)
         })
@@ -192,7 +209,7 @@ pub fn merged(upper: BorrowedFd<'_>, below: BorrowedFd<'_>) -> io::Result<OwnedF
             | MountAttrFlags::MOUNT_ATTR_NOSUID
             | MountAttrFlags::MOUNT_ATTR_NODEV,
     };
-    plan.mount_anywhere(&[upper, below])
+    plan.mount_anywhere(&[upper, below], None)
 }
 
 /// Makes a detached mount visible at `target` of this process's mount namespace.
@@ -234,6 +251,34 @@ pub fn set_attributes_recursively(mount: &OwnedFd, attributes: MountAttrFlags) -
 pub fn set_owner_map(mount: &OwnedFd, namespace: BorrowedFd<'_>) -> io::Result<()> {
     let namespace = u64::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?;
     change(mount, libc::MOUNT_ATTR_IDMAP, namespace, 0)
+}
+
+/// As [`set_owner_map`], for the mount and everything mounted below it: all of it, or nothing.
+pub fn set_owner_map_recursively(mount: &OwnedFd, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let namespace = u64::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?;
+    change(
+        mount,
+        libc::MOUNT_ATTR_IDMAP,
+        namespace,
+        libc::AT_RECURSIVE,
+    )
+}
+
+/// A directory with the owners the map of a user namespace gives them: `directory` itself when it
+/// is a detached mount of nobody else, a detached copy of what it shows when it is not.
+pub fn with_owner_map(directory: OwnedFd, namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    match set_owner_map(&directory, namespace) {
+        // No root of a detached mount.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_EMPTY_PATH;
+            let copy = open_tree(&directory, "", flags)?;
+            set_owner_map(&copy, namespace)?;
+            Ok(copy)
+        }
+        done => done.map(|()| directory),
+    }
 }
 
 fn change(mount: &OwnedFd, attr_set: u64, userns_fd: u64, flags: libc::c_int) -> io::Result<()> {

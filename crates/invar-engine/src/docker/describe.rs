@@ -137,6 +137,8 @@ fn config(answer: &ContainerInspectResponse) -> Result<ContainerConfig> {
         restart: restart(&host),
         // The daemon runs it.
         health: None,
+        // The daemon's settings decide.
+        userns: crate::config::UserNamespace::Host,
     })
 }
 

@@ -22,6 +22,7 @@ mod journal;
 mod layout;
 mod logs;
 mod network;
+mod owners;
 mod place;
 mod registry;
 mod restart;
@@ -628,9 +629,11 @@ impl Engine for EmbeddedEngine {
         let claim = start::claim(self, &entry, &directory)?;
         let handle = claim.handle().try_clone_to_owned();
         Ok(Files {
-            root: root::mount(&self.images, &directory, &entry.config)?,
+            root: root::mount(&self.images, &directory, &entry.config, None)?,
             hidden: spec::mounted_on(&entry.config),
             is_read_only: !entry.config.writable,
+            // Its files have the ids they have inside.
+            first: 0,
             _claim: Some(
                 handle.map_err(|error| EngineError::io("lock", &directory.status(), error))?,
             ),

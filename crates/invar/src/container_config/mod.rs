@@ -22,6 +22,7 @@ mod restart;
 
 pub(crate) use environment::flag as environment_variable;
 pub(crate) use health::ImageHealth;
+use options::Userns;
 pub(crate) use options::{Options, PullPolicy};
 pub(crate) use restart::policy as restart_policy;
 
@@ -29,7 +30,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use invar_engine::{ContainerConfig, Resources, User};
+use invar_engine::{ContainerConfig, Resources, User, UserNamespace};
 use oci_spec::image::Config;
 
 use crate::exit::failure;
@@ -126,6 +127,10 @@ pub(crate) fn resolve(
         labels: labels(options, config)?,
         restart: restart::resolve(options)?,
         health: health::resolve(&options.health, image.health.as_ref())?,
+        userns: match options.userns {
+            Userns::Host => UserNamespace::Host,
+            Userns::Auto => UserNamespace::Auto,
+        },
     })
 }
 
