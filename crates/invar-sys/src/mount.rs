@@ -12,7 +12,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use crate::workshop;
+use crate::{userns, workshop};
 
 /// Mounts an EROFS image from a regular file, read-only. Needs Linux 6.12 (file-backed EROFS).
 pub fn erofs(image: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -63,6 +63,9 @@ pub struct OverlayOptions {
     /// The kernel refuses content of the data layers that is not what the metadata above promises:
     /// each file's fs-verity digest is compared when it is opened (Linux 6.6).
     pub require_verity: bool,
+    /// Whom the files of the overlay itself belong to (its work directory, what it writes where
+    /// something was removed): the root of upper and work directory with shifted owners.
+    pub owner: u32,
 }
 
 impl Overlay<'_> {
@@ -114,6 +117,7 @@ impl Overlay<'_> {
             data: self.data.len(),
             has_upper: self.upper.is_some(),
             is_volatile: asked.volatile,
+            owner: asked.owner,
             attributes: match self.upper {
                 Some(_) => MountAttrFlags::empty(),
                 None => MountAttrFlags::MOUNT_ATTR_RDONLY,
@@ -130,6 +134,7 @@ struct Plan {
     data: usize,
     has_upper: bool,
     is_volatile: bool,
+    owner: u32,
     attributes: MountAttrFlags,
 }
 
@@ -161,6 +166,14 @@ impl Plan {
 
     /// Mounts it over directories in the order lower, data, upper, work.
     fn mount(&self, layers: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+        match self.owner {
+            0 => self.mount_as_is(layers),
+            // An overlay acts as whoever mounts it.
+            owner => userns::as_owner(owner, || self.mount_as_is(layers))?,
+        }
+    }
+
+    fn mount_as_is(&self, layers: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
         let (lowers, rest) = layers.split_at(self.lowers);
         let (data, upper) = rest.split_at(self.data);
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -204,6 +217,7 @@ pub fn merged(upper: BorrowedFd<'_>, below: BorrowedFd<'_>) -> io::Result<OwnedF
         data: 0,
         has_upper: false,
         is_volatile: false,
+        owner: 0,
         attributes: MountAttrFlags::MOUNT_ATTR_RDONLY
             | MountAttrFlags::MOUNT_ATTR_NOEXEC
             | MountAttrFlags::MOUNT_ATTR_NOSUID
@@ -256,12 +270,7 @@ pub fn set_owner_map(mount: &OwnedFd, namespace: BorrowedFd<'_>) -> io::Result<(
 /// As [`set_owner_map`], for the mount and everything mounted below it: all of it, or nothing.
 pub fn set_owner_map_recursively(mount: &OwnedFd, namespace: BorrowedFd<'_>) -> io::Result<()> {
     let namespace = u64::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?;
-    change(
-        mount,
-        libc::MOUNT_ATTR_IDMAP,
-        namespace,
-        libc::AT_RECURSIVE,
-    )
+    change(mount, libc::MOUNT_ATTR_IDMAP, namespace, libc::AT_RECURSIVE)
 }
 
 /// A directory with the owners the map of a user namespace gives them: `directory` itself when it

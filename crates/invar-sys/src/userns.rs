@@ -84,7 +84,12 @@ pub fn of_process(pid: i32) -> io::Result<OwnedFd> {
 /// What id outside is 0 in a process's user namespace; 0 for one in this process's own.
 pub fn first_of(pid: u32) -> io::Result<u32> {
     let map = fs_err::read_to_string(format!("/proc/{pid}/uid_map"))?;
-    let fields: Vec<&str> = map.lines().next().unwrap_or("").split_whitespace().collect();
+    let fields: Vec<&str> = map
+        .lines()
+        .next()
+        .unwrap_or("")
+        .split_whitespace()
+        .collect();
     match fields[..] {
         ["0", first, _] => first.parse().map_err(io::Error::other),
         _ => Ok(0),
@@ -120,7 +125,11 @@ pub fn enter(namespace: impl AsFd, identity: Identity<'_>) -> io::Result<()> {
             remove_capability_from_bounding_set(capability)?;
         }
     }
-    let groups: Vec<Gid> = identity.groups.iter().map(|id| Gid::from_raw(*id)).collect();
+    let groups: Vec<Gid> = identity
+        .groups
+        .iter()
+        .map(|id| Gid::from_raw(*id))
+        .collect();
     set_thread_groups(&groups)?;
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     set_thread_res_gid(gid, gid, gid)?;

@@ -54,7 +54,9 @@ pub(crate) fn with_layers(
     let holder = holder.map(|fd| fd.try_clone_to_owned()).transpose()?;
     let (answer, outcome) = sync_channel(1);
     let job: Job = Box::new(move |workshop| {
-        let made = workshop.reachable(layers, holder).and_then(|layers| work(&layers));
+        let made = workshop
+            .reachable(layers, holder)
+            .and_then(|layers| work(&layers));
         // The one who asked waits for it.
         answer.send(made).ok();
     });

@@ -111,7 +111,7 @@ const DOCKER_FLAGS: &[(&[&str], &str)] = &[
         "logs are kept by Invar, at most 32 MiB a container, and read with: invar logs",
     ),
     (
-        &["--userns", "--ipc", "--pid", "--uts", "--cgroupns"],
+        &["--ipc", "--pid", "--uts", "--cgroupns"],
         "every container has its own namespaces; only --network host is shared on request",
     ),
     (

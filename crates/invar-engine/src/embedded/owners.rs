@@ -178,7 +178,10 @@ fn in_use() -> Ranges {
 
 /// The ids of the host in a line of `uid_map`, unless it is the host's own map.
 fn outside(line: &str) -> Option<(u32, u32)> {
-    let fields: Vec<u32> = line.split_whitespace().map_while(|n| n.parse().ok()).collect();
+    let fields: Vec<u32> = line
+        .split_whitespace()
+        .map_while(|n| n.parse().ok())
+        .collect();
     match fields[..] {
         [_, 0, u32::MAX] => None,
         [_, first, count] => Some((first, count)),

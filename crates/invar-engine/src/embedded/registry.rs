@@ -9,12 +9,15 @@ use crate::config::{ContainerConfig, UserNamespace};
 use crate::container::{ContainerId, ContainerName};
 use crate::error::{EngineError, Result};
 
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE containers (
         id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, config TEXT NOT NULL,
         created_at TEXT NOT NULL
     );
-", owners::MIGRATION];
+",
+    owners::MIGRATION,
+];
 
 /// What was asked for when a container was made.
 #[derive(Debug, Clone)]

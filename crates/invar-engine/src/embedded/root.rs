@@ -104,6 +104,30 @@ pub(super) fn open(
     Ok(RootFs { lower, upper })
 }
 
+/// Makes the mount points that a writable root with shifted owners lacks; without them the runtime
+/// makes them itself, as the host's root, whom such a root does not know.
+pub(super) fn make_mount_points(
+    root: BorrowedFd<'_>,
+    config: &ContainerConfig,
+    owners: &Owners,
+) -> Result<()> {
+    let mut missing = asked_points(config).filter(|point| !point.exists(root));
+    let made = invar_sys::userns::as_owner(owners.first, || {
+        missing.try_for_each(|point| point.make(root))
+    });
+    made.map_err(|error| EngineError::Runtime {
+        action: "make mount points in the container's root",
+        reason: error.to_string(),
+    })?
+}
+
+fn asked_points(config: &ContainerConfig) -> impl Iterator<Item = MountPoint> + Send {
+    config.mounts.iter().map(|mount| MountPoint {
+        path: mount.target.clone(),
+        is_file: mount.is_file(),
+    })
+}
+
 fn view(images: &ImageStore, config: &ContainerConfig) -> Result<ImageView> {
     Ok(images.open_view(&Digest::parse(&config.image)?)?)
 }
@@ -162,8 +186,13 @@ fn overlay(
             let parent = owners.shift(open_directory(parent)?)?;
             let below = |path: &Path| {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                openat(&parent, path.file_name().unwrap_or_default(), flags, Mode::empty())
-                    .map_err(|errno| EngineError::io("open", path, errno.into()))
+                openat(
+                    &parent,
+                    path.file_name().unwrap_or_default(),
+                    flags,
+                    Mode::empty(),
+                )
+                .map_err(|errno| EngineError::io("open", path, errno.into()))
             };
             let pair = (below(writable.upper)?, below(writable.work)?);
             holder = Some(parent);
@@ -181,6 +210,7 @@ fn overlay(
     let options = OverlayOptions {
         volatile: writable.is_some_and(|writable| writable.is_volatile),
         require_verity: view.is_verified,
+        owner: owners.map_or(0, |owners| owners.first),
     };
     let holder = holder.as_ref().map(OwnedFd::as_fd);
     overlay.mount_held(options, holder).map_err(failed)
@@ -211,10 +241,7 @@ fn missing_points(images: &ImageStore, config: &ContainerConfig) -> Result<Vec<M
         });
     let mut points: Vec<MountPoint> = own.collect();
     if !config.writable {
-        points.extend(config.mounts.iter().map(|mount| MountPoint {
-            path: mount.target.clone(),
-            is_file: mount.is_file(),
-        }));
+        points.extend(asked_points(config));
     }
     points.retain(|point| !point.exists(root.as_fd()));
     Ok(points)

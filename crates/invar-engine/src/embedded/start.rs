@@ -131,6 +131,9 @@ impl EmbeddedEngine {
         }
         let root = root::mount(&self.images, directory, config, owners)?;
         volumes::ensure(&self.layout, config, root.as_fd())?;
+        if let (true, Some(owners)) = (config.writable, owners) {
+            root::make_mount_points(root.as_fd(), config, owners)?;
+        }
         let account = users::resolve(root.as_fd(), &config.user)?;
         layout::make_visible(&directory.etc())?;
         layout::make_private(&directory.runtime())?;

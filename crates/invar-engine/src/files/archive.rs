@@ -285,7 +285,6 @@ impl Reading<'_> {
     }
 }
 
-
 /// A name of the stream without `.` and a leading `/`; one with `..` is refused.
 fn plain(name: &Path) -> io::Result<PathBuf> {
     let mut plain = PathBuf::new();

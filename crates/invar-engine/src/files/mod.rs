@@ -137,12 +137,7 @@ impl Place {
         Self::in_directory(directory, name.to_owned(), path, self.first)
     }
 
-    fn in_directory(
-        directory: OwnedFd,
-        name: OsString,
-        path: PathBuf,
-        first: u32,
-    ) -> Result<Self> {
+    fn in_directory(directory: OwnedFd, name: OsString, path: PathBuf, first: u32) -> Result<Self> {
         let kind = match statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Some(FileType::from_raw_mode(stat.st_mode)),
             Err(Errno::NOENT) => None,

@@ -33,10 +33,7 @@ pub(super) fn outside(uid: u32, gid: u32, first: u32) -> io::Result<(Uid, Gid)> 
 }
 
 /// Does `work`, which makes files on a side whose root is `first`: they belong to that root.
-pub(super) fn as_root<T: Send>(
-    first: u32,
-    work: impl FnOnce() -> Result<T> + Send,
-) -> Result<T> {
+pub(super) fn as_root<T: Send>(first: u32, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     if first == 0 {
         return work();
     }

@@ -199,7 +199,13 @@ pub(crate) struct Options {
     pub(crate) cap_drop: Vec<String>,
 
     /// Whose ids its users have on the host: auto (a range of its own), host (the same)
-    #[arg(long, value_enum, value_name = "MODE", default_value_t, help_heading = "Limits")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "MODE",
+        default_value_t,
+        help_heading = "Limits"
+    )]
     pub(crate) userns: Userns,
 
     /// Start it again when it ends: no, always, unless-stopped, on-failure[:TIMES] (default: no)
