@@ -69,6 +69,9 @@ pub struct ContainerConfig {
     /// Whose ids its users have outside.
     #[serde(default, skip_serializing_if = "UserNamespace::is_host")]
     pub userns: UserNamespace,
+    /// The AppArmor profile, where the kernel has AppArmor.
+    #[serde(default, skip_serializing_if = "AppArmor::is_default")]
+    pub apparmor: AppArmor,
 }
 
 impl ContainerConfig {
@@ -83,6 +86,25 @@ impl ContainerConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct User(pub String);
+
+/// The AppArmor profile of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AppArmor {
+    /// The engine's own, where it can be loaded.
+    #[default]
+    Default,
+    /// None.
+    Unconfined,
+    /// One that the kernel has, by its name.
+    Profile(String),
+}
+
+impl AppArmor {
+    fn is_default(&self) -> bool {
+        *self == Self::Default
+    }
+}
 
 /// Whose ids the users of a container have on the host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -85,11 +85,6 @@ const DOCKER_FLAGS: &[(&[&str], &str)] = &[
          protection",
     ),
     (
-        &["--security-opt"],
-        "seccomp, no_new_privs and masked paths are always on; --cap-add NAME also allows the \
-         system calls that belong to a capability",
-    ),
-    (
         &["--link"],
         "containers of a network made with invar network create find each other by name",
     ),

@@ -169,6 +169,7 @@ mod tests {
             restart: crate::config::Restart::default(),
             health: None,
             userns: crate::config::UserNamespace::Host,
+            apparmor: crate::config::AppArmor::Default,
         };
         let body = body(&config).unwrap();
         assert_eq!(body.entrypoint, Some(vec!["serve".to_owned()]));

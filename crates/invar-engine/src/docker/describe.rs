@@ -139,6 +139,7 @@ fn config(answer: &ContainerInspectResponse) -> Result<ContainerConfig> {
         health: None,
         // The daemon's settings decide.
         userns: crate::config::UserNamespace::Host,
+        apparmor: crate::config::AppArmor::Default,
     })
 }
 

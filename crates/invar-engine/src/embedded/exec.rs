@@ -117,6 +117,7 @@ impl EmbeddedEngine {
             capabilities: super::start::available(&config.capabilities),
             open_files: super::start::open_files(),
             first: self.registry.first_owner(&entry.id)?,
+            profile: super::apparmor::profile(&config.apparmor)?,
         };
         let mut env = spec::environment(&inputs);
         for setting in &exec.env {

@@ -11,6 +11,7 @@
 //! read from what the last step left on disk and in the kernel. Steps that were killed half-way
 //! are finished or undone by the next command that looks.
 
+mod apparmor;
 mod attach;
 mod boot;
 mod cgroup;
@@ -70,6 +71,7 @@ use crate::engine::{
 use crate::error::{EngineError, Result};
 use crate::files::Files;
 
+pub use self::apparmor::has_parser as has_apparmor_parser;
 pub use self::journal::{Event, EventOptions};
 
 /// The engine's name before a colon.

@@ -22,7 +22,7 @@ use super::runtime::inside::Inside;
 use super::runtime::{program, spec};
 use super::shim::{Answer, Request, health};
 use super::status::{Record, Status};
-use super::{EmbeddedEngine, cgroup, channel, exec, root, users, volumes};
+use super::{EmbeddedEngine, apparmor, cgroup, channel, exec, root, users, volumes};
 use crate::config::{ContainerConfig, Network, UserNamespace};
 use crate::container::{ContainerId, State};
 use crate::engine::Stdio;
@@ -146,6 +146,7 @@ impl EmbeddedEngine {
             capabilities: available(&config.capabilities),
             open_files: open_files(),
             first: owners.map(|owners| owners.first),
+            profile: apparmor::profile(&config.apparmor)?,
         };
         let spec = spec::spec(&inputs)?;
         let health = config.health.as_ref().map(|check| health::Plan {

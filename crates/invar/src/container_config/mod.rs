@@ -19,6 +19,7 @@ mod options;
 mod program;
 pub(crate) mod quantity;
 mod restart;
+mod security;
 
 pub(crate) use environment::flag as environment_variable;
 pub(crate) use health::ImageHealth;
@@ -127,6 +128,7 @@ pub(crate) fn resolve(
         labels: labels(options, config)?,
         restart: restart::resolve(options)?,
         health: health::resolve(&options.health, image.health.as_ref())?,
+        apparmor: security::resolve(&options.security_opt)?,
         userns: match options.userns {
             Userns::Host => UserNamespace::Host,
             Userns::Auto => UserNamespace::Auto,

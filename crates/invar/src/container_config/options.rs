@@ -198,6 +198,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "CAPABILITY", help_heading = "Limits")]
     pub(crate) cap_drop: Vec<String>,
 
+    /// apparmor=PROFILE, apparmor=unconfined; no-new-privileges and seccomp=builtin always hold
+    #[arg(long, value_name = "OPTION", help_heading = "Limits")]
+    pub(crate) security_opt: Vec<String>,
+
     /// Whose ids its users have on the host: auto (a range of its own), host (the same)
     #[arg(
         long,

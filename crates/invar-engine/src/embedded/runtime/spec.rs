@@ -56,6 +56,8 @@ pub(in crate::embedded) struct Inputs<'a> {
     pub(in crate::embedded) open_files: u64,
     /// What id 0 of its user namespace is outside; `None`: it has the host's.
     pub(in crate::embedded) first: Option<u32>,
+    /// The AppArmor profile it executes under.
+    pub(in crate::embedded) profile: Option<String>,
 }
 
 /// The specification for a run.
@@ -106,6 +108,7 @@ pub(in crate::embedded) fn process(
         // The program step changes to the real one, after every handle on the host is harmless.
         "cwd": "/",
         "noNewPrivileges": true,
+        "apparmorProfile": inputs.profile,
         "capabilities": {
             "bounding": bounding, "effective": held, "permitted": held,
             "inheritable": [], "ambient": [],
@@ -131,6 +134,7 @@ fn process_outside(inputs: &Inputs<'_>, args: &[String], env: &[String], tty: bo
         "env": env,
         "cwd": "/",
         "noNewPrivileges": true,
+        "apparmorProfile": inputs.profile,
         "capabilities": {
             "bounding": held, "effective": held, "permitted": held,
             "inheritable": [], "ambient": [],
