@@ -108,6 +108,60 @@ fn fsck_names_the_file_with_a_flipped_byte() {
     );
 }
 
+#[test]
+fn a_damaged_plain_view_is_written_anew_while_its_content_is_whole() {
+    let invar = invar();
+    invar.import("busybox", &rootfs::busybox_tar());
+    let plain = |args: &[&str]| {
+        let mut command = invar.command(args);
+        command.env("INVAR_IMAGE_VIEW", "plain").output().unwrap()
+    };
+    let run = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "busybox",
+        "cat",
+        "/www/index.html",
+    ];
+    let as_built = String::from_utf8(plain(&run).stdout).unwrap();
+    assert_eq!(as_built, "<h1>as built</h1>\n");
+
+    let trees = invar.root().join("store/plain");
+    let tree = fs::read_dir(&trees)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    fs::write(tree.join("www/index.html"), "<h1>damaged</h1>\n").unwrap();
+    fs::write(tree.join("bin/added"), "").unwrap();
+    assert_eq!(plain(&["image", "fsck"]).status.code(), Some(3));
+    let repaired = plain(&["image", "fsck", "--repair"]);
+    let said = String::from_utf8_lossy(&repaired.stderr);
+    assert_eq!(repaired.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("busybox:latest: its plain view was written anew"),
+        "{said}"
+    );
+    assert_eq!(String::from_utf8(plain(&run).stdout).unwrap(), as_built);
+    assert_eq!(
+        fs::read_dir(&trees).unwrap().count(),
+        2,
+        "what was there is kept aside"
+    );
+    plain(&["image", "prune"]);
+    assert_eq!(fs::read_dir(&trees).unwrap().count(), 1, "until a prune");
+
+    // Content that is damaged itself cannot be made from itself.
+    let object = largest_object(&invar.root().join("store/objects"));
+    let mut bytes = fs::read(&object).unwrap();
+    bytes[4097] ^= 1;
+    fs::write(&object, bytes).unwrap();
+    assert_eq!(plain(&["image", "fsck", "--repair"]).status.code(), Some(3));
+}
+
 fn largest_object(objects: &Path) -> PathBuf {
     let mut all: Vec<PathBuf> = Vec::new();
     for directory in fs::read_dir(objects).unwrap() {

@@ -23,10 +23,14 @@ use super::runtime::{program, spec};
 use super::shim::{Answer, Request, health};
 use super::status::{Record, Status};
 use super::{EmbeddedEngine, apparmor, cgroup, channel, exec, root, users, volumes};
-use crate::config::{ContainerConfig, Network, UserNamespace};
+use crate::config::{ContainerConfig, Mount, Network, UserNamespace};
 use crate::container::{ContainerId, State};
 use crate::engine::Stdio;
 use crate::error::{EngineError, Result};
+
+/// What is known once the root is mounted: the health check, and who the program is in its user
+/// namespace.
+type Plans = (Option<health::Plan>, Option<Inside>);
 
 /// How long a run that has just ended may take to clean up before the next begins.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -115,16 +119,15 @@ impl EmbeddedEngine {
         }
     }
 
-    /// Mounts the root, fills volumes and writes what the runtime reads; the root, and what a
-    /// health check runs, and who the program is in its user namespace.
+    /// Mounts the root, fills volumes and writes what the runtime reads.
     fn prepare(
         &self,
         entry: &Entry,
         directory: &Directory,
         owners: Option<&Owners>,
-    ) -> Result<(OwnedFd, (Option<health::Plan>, Option<Inside>))> {
+    ) -> Result<(OwnedFd, Plans)> {
         let config = &entry.config;
-        if owners.is_some() && config.mounts.iter().any(|mount| mount.is_volume()) {
+        if owners.is_some() && config.mounts.iter().any(Mount::is_volume) {
             // A volume gets the ids of the image, not those it is shown with.
             let plain = root::open(&self.images, directory, config)?.lower;
             volumes::ensure(&self.layout, config, plain.as_fd())?;
