@@ -33,7 +33,7 @@ enum Task {
 }
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
-    privilege::require_root()?;
+    privilege::require_store(cli.root())?;
     let store = ImageStore::open(cli.root())?;
     match args.command {
         Task::Fsck { format, repair } => {
