@@ -30,7 +30,7 @@ const RULES: [DeviceRule; 11] = [
 
 /// Takes the host's console back, which the runtime gives on separate hierarchies.
 pub(super) fn refuse_console(group: &Path) -> std::io::Result<()> {
-    fs::write(group.join("devices.deny"), "c 5:1 rw")
+    fs::write(group.join("devices.deny"), "c 5:1 rwm")
 }
 
 /// Refuses the processes of the group every other device.
