@@ -32,10 +32,6 @@ const DIFFERENCES: &[(&str, &str)] = &[
         "mount /etc/",
         "bind mounts of the engine's files, from another file system",
     ),
-    (
-        "mount /data ",
-        "a bind mount: what it comes from is named by another path",
-    ),
 ];
 
 /// The settings that are compared: one of each kind.
