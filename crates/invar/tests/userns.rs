@@ -6,8 +6,9 @@ mod support;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use fs_err as fs;
+use invar_testkit::eventually;
 use invar_testkit::invar::Invar;
-use support::{busybox, inspect, outcome, pid, process_field, shell, wait_for_log};
+use support::{busybox, inspect, on_terminal, outcome, pid, process_field, shell, wait_for_log};
 
 const AUTO: &[&str] = &["--userns", "auto"];
 
@@ -198,5 +199,47 @@ fn changes_copies_and_volumes_have_the_ids_they_have_inside() {
         invar.run(&["exec", "w", "ls", "-A", "/a"]).len(),
         2,
         "made again by its program"
+    );
+}
+
+#[test]
+fn terminals_inits_and_health_checks_work_and_what_cannot_be_shifted_is_named() {
+    let invar = busybox();
+    let run = "$INVAR run --rm -it --userns auto busybox sh -c \
+               'stat -c owner-%u /dev/console; echo typed > /dev/tty'";
+    let shown = on_terminal(&invar, run, &[]);
+    assert!(
+        shown.contains("owner-0") && shown.contains("typed"),
+        "{shown}"
+    );
+    let flags = [AUTO, &["--init"]].concat();
+    assert_eq!(shell(&invar, &flags, "echo $$ $(id -u)"), "2 0");
+    invar.run(&[
+        "run",
+        "-d",
+        "--name",
+        "checked",
+        "--userns",
+        "auto",
+        "--health-cmd",
+        "test $(id -u) = 0 && touch /run/checked",
+        "--health-interval",
+        "1s",
+        "busybox",
+        "sleep",
+        "1000",
+    ]);
+    eventually("the check has succeeded inside", || {
+        let state = inspect(&invar, "checked");
+        (state["State"]["Health"]["Status"] == "healthy").then_some(())
+    });
+    // proc has no owners that could be shifted.
+    let flags = [AUTO, &["-v", "/proc/version:/version:ro"]].concat();
+    let args = [&["run", "--rm"], &flags[..], &["busybox", "true"]].concat();
+    let (code, _, said) = outcome(&invar, &args);
+    assert_eq!(code, Some(125), "{said}");
+    assert!(
+        said.contains("/proc/version cannot be mounted with shifted owners"),
+        "{said}"
     );
 }
