@@ -66,6 +66,12 @@ pub struct ContainerConfig {
     /// How its health is found out; `None`: it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthCheck>,
+    /// Whose ids its users have outside.
+    #[serde(default, skip_serializing_if = "UserNamespace::is_host")]
+    pub userns: UserNamespace,
+    /// The AppArmor profile, where the kernel has AppArmor.
+    #[serde(default, skip_serializing_if = "AppArmor::is_default")]
+    pub apparmor: AppArmor,
 }
 
 impl ContainerConfig {
@@ -80,6 +86,46 @@ impl ContainerConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct User(pub String);
+
+/// The AppArmor profile of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AppArmor {
+    /// The engine's own, where it can be loaded.
+    #[default]
+    Default,
+    /// None.
+    Unconfined,
+    /// One that the kernel has, by its name.
+    Profile(String),
+}
+
+impl AppArmor {
+    fn is_default(&self) -> bool {
+        *self == Self::Default
+    }
+}
+
+/// Whose ids the users of a container have on the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UserNamespace {
+    /// The same: root inside has the host's root's id.
+    #[default]
+    Host,
+    /// A range of ids that no other container and no user of the host has.
+    Auto,
+}
+
+impl UserNamespace {
+    #[allow(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde hands over a reference"
+    )]
+    fn is_host(&self) -> bool {
+        *self == Self::Host
+    }
+}
 
 /// One mount besides the root and the standard ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +142,11 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// Whether it is a volume of the engine's.
+    pub(crate) fn is_volume(&self) -> bool {
+        matches!(self.kind, MountKind::Volume { .. })
+    }
+
     /// Whether a single file of the host is mounted.
     pub(crate) fn is_file(&self) -> bool {
         matches!(&self.kind, MountKind::Bind { source } if !source.is_dir())

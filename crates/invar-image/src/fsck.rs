@@ -76,6 +76,40 @@ impl ImageStore {
         })
     }
 
+    /// Writes every plain view anew that is not what its image says, as long as the content store
+    /// is; the names of their images. What was there stays until a prune, for containers that use it.
+    pub fn repair(&self) -> Result<Vec<String>> {
+        let _lock = self.lock(FlockOperation::LockExclusive)?;
+        let mut known = HashMap::new();
+        let mut repaired = Vec::new();
+        for image in self.list()? {
+            let (view, ..) = self.parts(&image.id)?;
+            let plain = view::plain_path(&self.directory(), &view);
+            if !plain.exists() {
+                continue;
+            }
+            let mut needed = HashSet::from([view.clone()]);
+            verify_all(&self.objects, needed.clone(), &mut known);
+            if known[&view].is_some() {
+                // What it names cannot be trusted.
+                continue;
+            }
+            needed.extend(view::references(&self.objects, &view)?);
+            verify_all(&self.objects, needed.clone(), &mut known);
+            if needed.iter().any(|object| known[object].is_some()) {
+                continue;
+            }
+            let tree = view::read(&self.objects, &view)?;
+            let wrong = plain::check(&tree, &plain).map_err(ImageError::io("check", &plain))?;
+            if !wrong.is_empty() {
+                plain::rewrite(&self.objects, &tree, &plain)?;
+                let name = image.names.first().cloned();
+                repaired.push(name.unwrap_or_else(|| image.id.to_string()));
+            }
+        }
+        Ok(repaired)
+    }
+
     fn check_image(
         &self,
         image: &Image,

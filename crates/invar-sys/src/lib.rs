@@ -19,4 +19,5 @@ pub mod signal;
 pub mod signal_names;
 pub mod together;
 pub mod tree;
+pub mod userns;
 mod workshop;

@@ -12,7 +12,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use crate::workshop;
+use crate::{userns, workshop};
 
 /// Mounts an EROFS image from a regular file, read-only. Needs Linux 6.12 (file-backed EROFS).
 pub fn erofs(image: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -63,6 +63,9 @@ pub struct OverlayOptions {
     /// The kernel refuses content of the data layers that is not what the metadata above promises:
     /// each file's fs-verity digest is compared when it is opened (Linux 6.6).
     pub require_verity: bool,
+    /// Whom the files of the overlay itself belong to (its work directory, what it writes where
+    /// something was removed): the root of upper and work directory with shifted owners.
+    pub owner: u32,
 }
 
 impl Overlay<'_> {
@@ -74,13 +77,22 @@ impl Overlay<'_> {
 
     /// As [`Overlay::mount`], with options.
     pub fn mount_with(&self, options: OverlayOptions) -> io::Result<OwnedFd> {
-        self.plan(options).mount_anywhere(&self.layers())
+        self.mount_held(options, None)
+    }
+
+    /// As [`Overlay::mount_with`], when upper and work directory are on the detached mount `holder`.
+    pub fn mount_held(
+        &self,
+        options: OverlayOptions,
+        holder: Option<BorrowedFd<'_>>,
+    ) -> io::Result<OwnedFd> {
+        self.plan(options).mount_anywhere(&self.layers(), holder)
     }
 
     #[cfg(test)]
     pub(crate) fn mount_in_workshop(&self) -> io::Result<OwnedFd> {
         self.plan(OverlayOptions::default())
-            .mount_in_workshop(&self.layers())
+            .mount_in_workshop(&self.layers(), None)
     }
 
     /// All directories: lower, data, upper and work.
@@ -105,6 +117,7 @@ impl Overlay<'_> {
             data: self.data.len(),
             has_upper: self.upper.is_some(),
             is_volatile: asked.volatile,
+            owner: asked.owner,
             attributes: match self.upper {
                 Some(_) => MountAttrFlags::empty(),
                 None => MountAttrFlags::MOUNT_ATTR_RDONLY,
@@ -121,22 +134,31 @@ struct Plan {
     data: usize,
     has_upper: bool,
     is_volatile: bool,
+    owner: u32,
     attributes: MountAttrFlags,
 }
 
 impl Plan {
     /// As [`Plan::mount`], also where the kernel takes no detached mount as a layer.
-    fn mount_anywhere(self, layers: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+    fn mount_anywhere(
+        self,
+        layers: &[BorrowedFd<'_>],
+        holder: Option<BorrowedFd<'_>>,
+    ) -> io::Result<OwnedFd> {
         // Not tried first: an attempt that fails marks the work directory as in use.
         if workshop::is_needed() {
-            self.mount_in_workshop(layers)
+            self.mount_in_workshop(layers, holder)
         } else {
             self.mount(layers)
         }
     }
 
-    fn mount_in_workshop(self, layers: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
-        workshop::with_layers(layers, move |layers| {
+    fn mount_in_workshop(
+        self,
+        layers: &[BorrowedFd<'_>],
+        holder: Option<BorrowedFd<'_>>,
+    ) -> io::Result<OwnedFd> {
+        workshop::with_layers(layers, holder, move |layers| {
             let layers: Vec<_> = layers.iter().map(AsFd::as_fd).collect();
             self.mount(&layers)
         })
@@ -144,6 +166,14 @@ impl Plan {
 
     /// Mounts it over directories in the order lower, data, upper, work.
     fn mount(&self, layers: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+        match self.owner {
+            0 => self.mount_as_is(layers),
+            // An overlay acts as whoever mounts it.
+            owner => userns::as_owner(owner, || self.mount_as_is(layers))?,
+        }
+    }
+
+    fn mount_as_is(&self, layers: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
         let (lowers, rest) = layers.split_at(self.lowers);
         let (data, upper) = rest.split_at(self.data);
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -187,12 +217,13 @@ pub fn merged(upper: BorrowedFd<'_>, below: BorrowedFd<'_>) -> io::Result<OwnedF
         data: 0,
         has_upper: false,
         is_volatile: false,
+        owner: 0,
         attributes: MountAttrFlags::MOUNT_ATTR_RDONLY
             | MountAttrFlags::MOUNT_ATTR_NOEXEC
             | MountAttrFlags::MOUNT_ATTR_NOSUID
             | MountAttrFlags::MOUNT_ATTR_NODEV,
     };
-    plan.mount_anywhere(&[upper, below])
+    plan.mount_anywhere(&[upper, below], None)
 }
 
 /// Makes a detached mount visible at `target` of this process's mount namespace.
@@ -234,6 +265,29 @@ pub fn set_attributes_recursively(mount: &OwnedFd, attributes: MountAttrFlags) -
 pub fn set_owner_map(mount: &OwnedFd, namespace: BorrowedFd<'_>) -> io::Result<()> {
     let namespace = u64::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?;
     change(mount, libc::MOUNT_ATTR_IDMAP, namespace, 0)
+}
+
+/// As [`set_owner_map`], for the mount and everything mounted below it: all of it, or nothing.
+pub fn set_owner_map_recursively(mount: &OwnedFd, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let namespace = u64::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?;
+    change(mount, libc::MOUNT_ATTR_IDMAP, namespace, libc::AT_RECURSIVE)
+}
+
+/// A directory with the owners the map of a user namespace gives them: `directory` itself when it
+/// is a detached mount of nobody else, a detached copy of what it shows when it is not.
+pub fn with_owner_map(directory: OwnedFd, namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    match set_owner_map(&directory, namespace) {
+        // No root of a detached mount.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_EMPTY_PATH;
+            let copy = open_tree(&directory, "", flags)?;
+            set_owner_map(&copy, namespace)?;
+            Ok(copy)
+        }
+        done => done.map(|()| directory),
+    }
 }
 
 fn change(mount: &OwnedFd, attr_set: u64, userns_fd: u64, flags: libc::c_int) -> io::Result<()> {

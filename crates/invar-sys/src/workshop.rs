@@ -41,17 +41,22 @@ fn version(release: &str) -> Option<(u32, u32)> {
 }
 
 /// Does `work` with handles that mean the same as `layers` and that an overlay made in it takes.
+/// Layers inside the detached mount `holder` are used as they are.
 pub(crate) fn with_layers(
     layers: &[BorrowedFd<'_>],
+    holder: Option<BorrowedFd<'_>>,
     work: impl FnOnce(&[OwnedFd]) -> io::Result<OwnedFd> + Send + 'static,
 ) -> io::Result<OwnedFd> {
     let layers: Vec<OwnedFd> = layers
         .iter()
         .map(BorrowedFd::try_clone_to_owned)
         .collect::<io::Result<_>>()?;
+    let holder = holder.map(|fd| fd.try_clone_to_owned()).transpose()?;
     let (answer, outcome) = sync_channel(1);
     let job: Job = Box::new(move |workshop| {
-        let made = workshop.reachable(layers).and_then(|layers| work(&layers));
+        let made = workshop
+            .reachable(layers, holder)
+            .and_then(|layers| work(&layers));
         // The one who asked waits for it.
         answer.send(made).ok();
     });
@@ -124,11 +129,20 @@ impl Workshop {
     }
 
     /// Handles on the same directories, all on mounts of this namespace.
-    fn reachable(&mut self, layers: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
+    fn reachable(
+        &mut self,
+        layers: Vec<OwnedFd>,
+        holder: Option<OwnedFd>,
+    ) -> io::Result<Vec<OwnedFd>> {
+        let held = holder.as_ref().map(mount_id).transpose()?;
+        if let Some(holder) = holder {
+            self.attach(holder.as_fd())?;
+        }
         layers
             .into_iter()
             .map(|layer| match self.attach(layer.as_fd()) {
                 Ok(()) => Ok(layer),
+                Err(_inside) if held.is_some() && mount_id(&layer).ok() == held => Ok(layer),
                 // On a mount of the host's namespace, of which this one is a copy.
                 Err(_attached) => reopened(&layer),
             })
@@ -152,6 +166,14 @@ impl Workshop {
         self.used
             .retain(|name| unmount(places.join(name), UnmountFlags::empty()).is_err());
     }
+}
+
+/// The number of the mount a handle is on (`proc_pid_fdinfo(5)`).
+fn mount_id(layer: &OwnedFd) -> io::Result<u64> {
+    let info = fs_err::read_to_string(format!("/proc/self/fdinfo/{}", layer.as_raw_fd()))?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    id.and_then(|id| id.trim().parse().ok())
+        .ok_or_else(|| io::Error::other("the kernel does not say which mount a handle is on"))
 }
 
 /// The directory a handle is open on, by its path in this thread's namespace.

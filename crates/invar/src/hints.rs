@@ -85,11 +85,6 @@ const DOCKER_FLAGS: &[(&[&str], &str)] = &[
          protection",
     ),
     (
-        &["--security-opt"],
-        "seccomp, no_new_privs and masked paths are always on; --cap-add NAME also allows the \
-         system calls that belong to a capability",
-    ),
-    (
         &["--link"],
         "containers of a network made with invar network create find each other by name",
     ),
@@ -111,7 +106,7 @@ const DOCKER_FLAGS: &[(&[&str], &str)] = &[
         "logs are kept by Invar, at most 32 MiB a container, and read with: invar logs",
     ),
     (
-        &["--userns", "--ipc", "--pid", "--uts", "--cgroupns"],
+        &["--ipc", "--pid", "--uts", "--cgroupns"],
         "every container has its own namespaces; only --network host is shared on request",
     ),
     (

@@ -1,5 +1,9 @@
 //! What an operation needs of the calling user, checked before anything else happens.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use fs_err as fs;
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::exit;
@@ -48,6 +52,43 @@ pub(crate) fn require_root() -> anyhow::Result<()> {
         format!("this needs root: {name} is missing, which Invar needs for {purpose}"),
         format!("sudo {}", command.join(" ")),
     ))
+}
+
+/// As [`require_root`], for what reads and writes the state root alone: one of the user's own will do.
+pub(crate) fn require_store(root: &Path) -> anyhow::Result<()> {
+    if is_own(root) {
+        return Ok(());
+    }
+    require_root().map_err(|error| {
+        if rustix::process::geteuid().is_root() {
+            return error;
+        }
+        exit::failure(
+            format!("this needs root: {} is not yours", root.display()),
+            "for images and evidence a state root of your own will do: --root DIRECTORY; containers \
+             need root (sudo)",
+        )
+    })
+}
+
+/// Whether a state root is this user's, or would be when it is made.
+fn is_own(root: &Path) -> bool {
+    let user = rustix::process::geteuid();
+    if user.is_root() {
+        return false;
+    }
+    let Ok(root) = std::path::absolute(root) else {
+        return false;
+    };
+    if let Ok(found) = fs::symlink_metadata(&root) {
+        return found.is_dir() && found.uid() == user.as_raw();
+    }
+    let above = root.ancestors().skip(1).find(|path| path.is_dir());
+    above.is_some_and(|path| {
+        let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+        let flags = rustix::fs::AtFlags::EACCESS;
+        rustix::fs::accessat(rustix::fs::CWD, path, access, flags).is_ok()
+    })
 }
 
 /// A word as a shell takes it back.

@@ -92,6 +92,17 @@ fn no_file_system_can_be_mounted_moved_or_remounted() {
     ] {
         assert_eq!(attacker.call(&[], words), EPERM, "{words:?}");
     }
+    // A disk that the host has mounted would be mounted again without a look at the device rules,
+    // and devtmpfs has a node for each: no capability allows mounting.
+    let every = ["--cap-add", "ALL"];
+    for words in [
+        &["mount", "/tmp", "devtmpfs"][..],
+        &["mount", "/tmp", "tmpfs"],
+        &["bind", "/etc", "/tmp"],
+        &["umount", "/proc/kcore"],
+    ] {
+        assert_eq!(attacker.call(&every, words), EPERM, "{words:?}");
+    }
 }
 
 #[test]
@@ -195,7 +206,9 @@ fn devices_of_the_host_cannot_be_made_or_opened() {
     // With the right to make them, the group of devices still refuses to open them.
     let script = "/tools/escape mknod /disk 254 0; /tools/escape open /disk; \
                   /tools/escape mknod-char /mem 1 1; /tools/escape open /mem; \
-                  /tools/escape mknod-char /kmsg 1 11; /tools/escape open /kmsg";
+                  /tools/escape mknod-char /kmsg 1 11; /tools/escape open /kmsg; \
+                  /tools/escape mknod-char /tty0 4 0; /tools/escape open /tty0; \
+                  /tools/escape mknod-char /host-console 5 1; /tools/escape open /host-console";
     let (_, out, _) = attacker.shell(&["--cap-add", "MKNOD", "--cap-add", "SYS_RAWIO"], script);
     let errors: Vec<i32> = out.lines().map(|line| line.parse().unwrap()).collect();
     for pair in errors.chunks(2) {
@@ -436,6 +449,15 @@ fn a_terminal_of_the_host_cannot_be_typed_into() {
         .collect();
     assert_eq!(errors.len(), 2, "{shown}");
     assert!(errors.iter().all(|error| *error != "0"), "{shown}");
+    // With one of its own neither, nor with every right: the filter does not let the request pass.
+    for flags in ["-it", "-it --cap-add ALL"] {
+        let run = format!(
+            "$INVAR run --rm {flags} -v {} busybox /tools/escape type-into-terminal",
+            attacker.tools
+        );
+        let shown = on_terminal(&attacker.invar, &run, &[]);
+        assert!(shown.lines().any(|line| line == "1"), "{flags}: {shown}");
+    }
 }
 
 /// A volume for `/dev` whose names are links to what an attacker wants to write to.

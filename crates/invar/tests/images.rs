@@ -108,6 +108,117 @@ fn fsck_names_the_file_with_a_flipped_byte() {
     );
 }
 
+#[test]
+fn a_second_image_that_shares_nine_tenths_of_its_files_costs_one_tenth_of_the_disk() {
+    const FILES: u64 = 100;
+    const SIZE: usize = 200 << 10;
+    let invar = invar();
+    let place = tempfile::tempdir().unwrap();
+    let image = |name: &str, first: u64| {
+        let tar = place.path().join(name);
+        let mut archive = tar::Builder::new(fs::File::create(&tar).unwrap());
+        for number in first..first + FILES {
+            // No two are alike, and no two blocks of one.
+            let mut state = number + 1;
+            let content: Vec<u8> = std::iter::repeat_with(|| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                (state >> 56) as u8
+            })
+            .take(SIZE)
+            .collect();
+            let mut header = tar::Header::new_gnu();
+            header.set_size(SIZE as u64);
+            header.set_mode(0o644);
+            header.set_cksum();
+            let path = format!("file-{number}");
+            archive
+                .append_data(&mut header, path, &content[..])
+                .unwrap();
+        }
+        archive.finish().unwrap();
+        invar.import(name, &tar);
+    };
+    fs::create_dir_all(invar.root().join("store")).unwrap();
+    let used = || {
+        let output = checked(
+            Command::new("du")
+                .args(["-sB1"])
+                .arg(invar.root().join("store")),
+        );
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.split_whitespace()
+            .next()
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+    };
+    let before = used();
+    image("first", 0);
+    let whole = used() - before;
+    // Ninety of its hundred files are the first one's.
+    image("second", FILES / 10);
+    let second = used() - before - whole;
+    assert!(whole >= FILES * SIZE as u64, "{whole}");
+    let share = second * 1000 / whole;
+    assert!((90..=115).contains(&share), "{second} of {whole} bytes");
+}
+
+#[test]
+fn a_damaged_plain_view_is_written_anew_while_its_content_is_whole() {
+    let invar = invar();
+    invar.import("busybox", &rootfs::busybox_tar());
+    let plain = |args: &[&str]| {
+        let mut command = invar.command(args);
+        command.env("INVAR_IMAGE_VIEW", "plain").output().unwrap()
+    };
+    let run = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "busybox",
+        "cat",
+        "/www/index.html",
+    ];
+    let as_built = String::from_utf8(plain(&run).stdout).unwrap();
+    assert_eq!(as_built, "<h1>as built</h1>\n");
+
+    let trees = invar.root().join("store/plain");
+    let tree = fs::read_dir(&trees)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    fs::write(tree.join("www/index.html"), "<h1>damaged</h1>\n").unwrap();
+    fs::write(tree.join("bin/added"), "").unwrap();
+    assert_eq!(plain(&["image", "fsck"]).status.code(), Some(3));
+    let repaired = plain(&["image", "fsck", "--repair"]);
+    let said = String::from_utf8_lossy(&repaired.stderr);
+    assert_eq!(repaired.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("busybox:latest: its plain view was written anew"),
+        "{said}"
+    );
+    assert_eq!(String::from_utf8(plain(&run).stdout).unwrap(), as_built);
+    assert_eq!(
+        fs::read_dir(&trees).unwrap().count(),
+        2,
+        "what was there is kept aside"
+    );
+    plain(&["image", "prune"]);
+    assert_eq!(fs::read_dir(&trees).unwrap().count(), 1, "until a prune");
+
+    // Content that is damaged itself cannot be made from itself.
+    let object = largest_object(&invar.root().join("store/objects"));
+    let mut bytes = fs::read(&object).unwrap();
+    bytes[4097] ^= 1;
+    fs::write(&object, bytes).unwrap();
+    assert_eq!(plain(&["image", "fsck", "--repair"]).status.code(), Some(3));
+}
+
 fn largest_object(objects: &Path) -> PathBuf {
     let mut all: Vec<PathBuf> = Vec::new();
     for directory in fs::read_dir(objects).unwrap() {

@@ -3,8 +3,11 @@
 
 mod support;
 
-use invar_testkit::eventually;
+use std::process::Command;
+
+use fs_err as fs;
 use invar_testkit::invar::Invar;
+use invar_testkit::{checked, eventually, require};
 use support::{busybox, inspect, is_alive, outcome, pid, status};
 
 fn restarts(invar: &Invar, name: &str) -> u64 {
@@ -259,4 +262,24 @@ fn a_container_that_is_started_again_is_not_left_by_its_processes() {
             .stdout,
     );
     assert_eq!(groups, "");
+}
+
+#[test]
+fn the_unit_that_starts_them_at_boot_is_valid() {
+    let place = tempfile::tempdir().unwrap();
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../../dist/invar-boot.service");
+    let text = fs::read_to_string(unit).unwrap();
+    let installed = "/usr/local/bin/invar";
+    assert_eq!(text.matches(&format!("={installed} boot")).count(), 2);
+    let here = place.path().join("invar-boot.service");
+    fs::write(&here, text.replace(installed, env!("CARGO_BIN_EXE_invar"))).unwrap();
+    let output = checked(
+        Command::new(require("systemd-analyze", "systemd"))
+            .args(["verify", "--man=no"])
+            .arg(&here),
+    );
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    // Of other units of this host it may say what it likes.
+    assert!(!said.contains("invar-boot"), "{said}");
+    assert!(text.contains("WantedBy=multi-user.target"));
 }

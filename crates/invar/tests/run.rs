@@ -377,6 +377,58 @@ fn the_code_of_a_container_that_ends_at_once_is_never_lost() {
 }
 
 #[test]
+fn images_of_a_users_own_state_root_need_no_root() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
+    let (binary, tar) = (
+        directory.path().join("invar"),
+        directory.path().join("box.tar"),
+    );
+    fs::copy(env!("CARGO_BIN_EXE_invar"), &binary).unwrap();
+    fs::copy(invar_testkit::rootfs::busybox_tar(), &tar).unwrap();
+    fs::set_permissions(&tar, Permissions::from_mode(0o644)).unwrap();
+    let as_user = |root: &str, args: &[&str]| {
+        Command::new(require("setpriv", "util-linux"))
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&binary)
+            .args(args)
+            .current_dir(directory.path())
+            .env("INVAR_ROOT", directory.path().join(root))
+            .output()
+            .unwrap()
+    };
+    for (args, shown) in [
+        (&["import", "box", "box.tar"][..], "sha256:"),
+        (&["tag", "box", "again"], ""),
+        (&["images"], "again"),
+        (&["inspect", "box"], "sha256:"),
+        (&["image", "fsck"], ""),
+        (&["save", "box", "-o", "saved.tar"], ""),
+        (&["load", "-i", "saved.tar"], "Loaded image"),
+        (&["rmi", "again"], ""),
+        (&["image", "prune"], "removed"),
+        (&["ps", "--all", "--engine", "embedded"], ""),
+        (&["evidence", "ls"], ""),
+    ] {
+        let output = as_user("mine", args);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {said}");
+        assert!(said.contains(shown), "{args:?}: {said}");
+    }
+    // Containers need root there too, and another's state root is not the user's.
+    let refused = as_user("mine", &["create", "box", "true"]);
+    assert!(text(&refused.stderr).contains("needs root: CAP_SYS_ADMIN is missing"));
+    fs::create_dir(directory.path().join("others")).unwrap();
+    let refused = as_user("others", &["images"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = text(&refused.stderr);
+    assert!(
+        said.contains("is not yours") && said.contains("--root"),
+        "{said}"
+    );
+}
+
+#[test]
 fn without_root_it_says_what_is_missing_and_how_to_get_it() {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();

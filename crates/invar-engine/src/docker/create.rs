@@ -168,6 +168,8 @@ mod tests {
             labels: [("a".to_owned(), "b".to_owned())].into(),
             restart: crate::config::Restart::default(),
             health: None,
+            userns: crate::config::UserNamespace::Host,
+            apparmor: crate::config::AppArmor::Default,
         };
         let body = body(&config).unwrap();
         assert_eq!(body.entrypoint, Some(vec!["serve".to_owned()]));

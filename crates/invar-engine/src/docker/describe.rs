@@ -137,6 +137,9 @@ fn config(answer: &ContainerInspectResponse) -> Result<ContainerConfig> {
         restart: restart(&host),
         // The daemon runs it.
         health: None,
+        // The daemon's settings decide.
+        userns: crate::config::UserNamespace::Host,
+        apparmor: crate::config::AppArmor::Default,
     })
 }
 

@@ -81,12 +81,13 @@ impl Group {
     }
 
     /// Keeps its processes from every device that is not for containers. On separate hierarchies
-    /// the runtime has done it.
+    /// the runtime has done most of it.
     pub(super) fn limit_devices(&self) -> std::io::Result<()> {
         if self.is_unified {
-            devices::limit(&self.directory(""))?;
+            devices::limit(&self.directory(""))
+        } else {
+            devices::refuse_console(&self.directory("devices"))
         }
-        Ok(())
     }
 
     /// Whether any is there.

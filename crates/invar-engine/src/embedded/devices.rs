@@ -10,7 +10,7 @@ use fs_err as fs;
 use invar_sys::devices::{Access, DeviceKind, DeviceRule, allow_only};
 
 /// Every device may be given a name, as with Docker; only these can be opened.
-const RULES: [DeviceRule; 12] = [
+const RULES: [DeviceRule; 11] = [
     rule(DeviceKind::Character, None, None, Access::MKNOD),
     rule(DeviceKind::Block, None, None, Access::MKNOD),
     // null, zero, full, random, urandom
@@ -19,15 +19,19 @@ const RULES: [DeviceRule; 12] = [
     character(1, 7),
     character(1, 8),
     character(1, 9),
-    // tty, console, ptmx
+    // tty, ptmx; not the console, which is the host's: a container's own is a terminal of /dev/pts
     character(5, 0),
-    character(5, 1),
     character(5, 2),
     // /dev/pts
     rule(DeviceKind::Character, Some(136), None, Access::ALL),
     // /dev/net/tun, which is the container's network's
     character(10, 200),
 ];
+
+/// Takes the host's console back, which the runtime gives on separate hierarchies.
+pub(super) fn refuse_console(group: &Path) -> std::io::Result<()> {
+    fs::write(group.join("devices.deny"), "c 5:1 rwm")
+}
 
 /// Refuses the processes of the group every other device.
 pub(super) fn limit(group: &Path) -> std::io::Result<()> {

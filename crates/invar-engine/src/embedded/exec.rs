@@ -10,6 +10,8 @@ use std::rc::Rc;
 use fs_err as fs;
 use invar_sys::process::{command, inherit, inherited, read_only_self};
 use invar_sys::signal::{SIGCHLD, SIGWINCH, SignalFd};
+use invar_sys::userns;
+use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use rustix::event::PollFlags;
@@ -21,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::channel;
 use super::layout::Directory;
 use super::registry::Entry;
+use super::runtime::inside::Inside;
 use super::runtime::program::{Failure, Program};
 use super::runtime::{seccomp, spec};
 use super::shim::launch::{failure, runtime, setup};
@@ -42,6 +45,8 @@ pub(super) struct Request {
     pub(super) capabilities: Vec<String>,
     pub(super) tty: bool,
     pub(super) interactive: bool,
+    /// Who it is in the container's user namespace, when that has one.
+    pub(super) inside: Option<Inside>,
 }
 
 /// How it went, as the helper tells it.
@@ -111,6 +116,8 @@ impl EmbeddedEngine {
             layout: &self.layout,
             capabilities: super::start::available(&config.capabilities),
             open_files: super::start::open_files(),
+            first: self.registry.first_owner(&entry.id)?,
+            profile: super::apparmor::profile(&config.apparmor)?,
         };
         let mut env = spec::environment(&inputs);
         for setting in &exec.env {
@@ -126,6 +133,7 @@ impl EmbeddedEngine {
             capabilities: config.capabilities.clone(),
             tty: exec.tty,
             interactive: exec.interactive,
+            inside: Inside::of(&inputs),
         })
     }
 }
@@ -191,6 +199,26 @@ fn ended(pid: Pid) -> Option<WaitStatus> {
     }
 }
 
+/// The user namespace of the container's first process, and who the program is there.
+fn inside(
+    request: &Request,
+    directory: &Directory,
+) -> std::result::Result<Option<(Rc<OwnedFd>, Inside)>, Failure> {
+    let Some(inside) = request.inside.clone() else {
+        return Ok(None);
+    };
+    let state = directory.runtime().join(request.id.as_str());
+    let container = Container::load(state).map_err(|error| runtime(&error))?;
+    let pid = container.pid().ok_or_else(|| setup("it has no process"))?;
+    let namespace = userns::of_process(pid.as_raw()).map_err(setup)?;
+    let number = u32::try_from(pid.as_raw()).map_err(setup)?;
+    // Not that of a process which got the number of one that has ended.
+    if userns::first_of(number).map_err(setup)? != inside.first {
+        return Err(setup("its first process has ended"));
+    }
+    Ok(Some((Rc::new(namespace), inside)))
+}
+
 /// Starts the program; its process and, when it has one, the other side of its terminal.
 fn start(
     request: &Request,
@@ -204,6 +232,8 @@ fn start(
         cwd: request.cwd.clone(),
         size: request.tty.then(terminal::own_size).flatten(),
         init: None,
+        inside: inside(request, directory)?,
+        owns_streams: request.tty,
     };
     let mut builder = ContainerBuilder::new(request.id.as_str().to_owned(), SyscallType::default())
         .with_root_path(directory.runtime())

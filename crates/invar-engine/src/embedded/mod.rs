@@ -11,6 +11,7 @@
 //! read from what the last step left on disk and in the kernel. Steps that were killed half-way
 //! are finished or undone by the next command that looks.
 
+mod apparmor;
 mod attach;
 mod boot;
 mod cgroup;
@@ -22,6 +23,7 @@ mod journal;
 mod layout;
 mod logs;
 mod network;
+mod owners;
 mod place;
 mod registry;
 mod restart;
@@ -69,6 +71,7 @@ use crate::engine::{
 use crate::error::{EngineError, Result};
 use crate::files::Files;
 
+pub use self::apparmor::has_parser as has_apparmor_parser;
 pub use self::journal::{Event, EventOptions};
 
 /// The engine's name before a colon.
@@ -628,9 +631,11 @@ impl Engine for EmbeddedEngine {
         let claim = start::claim(self, &entry, &directory)?;
         let handle = claim.handle().try_clone_to_owned();
         Ok(Files {
-            root: root::mount(&self.images, &directory, &entry.config)?,
+            root: root::mount(&self.images, &directory, &entry.config, None)?,
             hidden: spec::mounted_on(&entry.config),
             is_read_only: !entry.config.writable,
+            // Its files have the ids they have inside.
+            first: 0,
             _claim: Some(
                 handle.map_err(|error| EngineError::io("lock", &directory.status(), error))?,
             ),

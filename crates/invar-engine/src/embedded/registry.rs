@@ -4,16 +4,20 @@ use invar_image::state::Database;
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, Row, Transaction};
 
-use crate::config::ContainerConfig;
+use super::owners;
+use crate::config::{ContainerConfig, UserNamespace};
 use crate::container::{ContainerId, ContainerName};
 use crate::error::{EngineError, Result};
 
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE containers (
         id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, config TEXT NOT NULL,
         created_at TEXT NOT NULL
     );
-"];
+",
+    owners::MIGRATION,
+];
 
 /// What was asked for when a container was made.
 #[derive(Debug, Clone)]
@@ -48,6 +52,9 @@ impl Registry {
                     entry.created_at.to_string(),
                 ),
             )?;
+            if entry.config.userns == UserNamespace::Auto {
+                owners::take(transaction, &entry.id)?;
+            }
             Ok(())
         })
     }
@@ -76,9 +83,16 @@ impl Registry {
 
     /// Forgets a container.
     pub(super) fn delete(&self, id: &ContainerId) -> Result<()> {
-        let sql = "DELETE FROM containers WHERE id = ?1";
-        self.0.connection().execute(sql, [id.as_str()])?;
-        Ok(())
+        self.0.write(|transaction| {
+            transaction.execute("DELETE FROM owners WHERE container = ?1", [id.as_str()])?;
+            transaction.execute("DELETE FROM containers WHERE id = ?1", [id.as_str()])?;
+            Ok(())
+        })
+    }
+
+    /// The first id outside of a container with a user namespace.
+    pub(super) fn first_owner(&self, id: &ContainerId) -> Result<Option<u32>> {
+        owners::of(&self.0, id)
     }
 
     /// Every container, newest first.

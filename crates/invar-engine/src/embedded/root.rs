@@ -12,6 +12,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
 use rustix::io::Errno;
 
 use super::layout::{self, Directory};
+use super::owners::Owners;
 use crate::config::ContainerConfig;
 use crate::container::{RootFs, Upper};
 use crate::error::{EngineError, Result};
@@ -31,7 +32,7 @@ pub(super) fn build_scaffold(
     config: &ContainerConfig,
 ) -> Result<()> {
     let view = view(images, config)?;
-    let missing = missing_points(&view, config)?;
+    let missing = missing_points(images, config)?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -45,7 +46,7 @@ pub(super) fn build_scaffold(
         // What a crash cuts short is made anew with the container.
         is_volatile: true,
     };
-    let root = overlay(&view, None, Some(&upper))?;
+    let root = overlay(view, None, Some(&upper), None)?;
     for point in missing {
         point.make(root.as_fd())?;
     }
@@ -53,16 +54,17 @@ pub(super) fn build_scaffold(
     invar_sys::tree::remove(&work).map_err(|source| EngineError::io("remove", &work, source))
 }
 
-/// The root as the container sees it, detached.
+/// The root as the container sees it, detached; with `owners`, as the users of its namespace do.
 pub(super) fn mount(
     images: &ImageStore,
     directory: &Directory,
     config: &ContainerConfig,
+    owners: Option<&Owners>,
 ) -> Result<OwnedFd> {
     let view = view(images, config)?;
     let scaffold = open_scaffold(directory)?;
     if !config.writable {
-        return overlay(&view, scaffold.as_ref(), None);
+        return overlay(view, scaffold, None, owners);
     }
     let (upper, work) = (directory.upper(), directory.work());
     // Gone when the changes of an earlier run were taken as evidence.
@@ -78,7 +80,7 @@ pub(super) fn mount(
         work: &work,
         is_volatile: config.auto_remove,
     };
-    overlay(&view, scaffold.as_ref(), Some(&writable))
+    overlay(view, scaffold, Some(&writable), owners)
 }
 
 /// The root for a comparison: what the container started from, and what it wrote.
@@ -88,7 +90,7 @@ pub(super) fn open(
     config: &ContainerConfig,
 ) -> Result<RootFs> {
     let view = view(images, config)?;
-    let lower = overlay(&view, open_scaffold(directory)?.as_ref(), None)?;
+    let lower = overlay(view, open_scaffold(directory)?, None, None)?;
     let upper = if config.writable {
         let path = directory.upper();
         layout::make_visible(&path)?;
@@ -100,6 +102,30 @@ pub(super) fn open(
         None
     };
     Ok(RootFs { lower, upper })
+}
+
+/// Makes the mount points that a writable root with shifted owners lacks; without them the runtime
+/// makes them itself, as the host's root, whom such a root does not know.
+pub(super) fn make_mount_points(
+    root: BorrowedFd<'_>,
+    config: &ContainerConfig,
+    owners: &Owners,
+) -> Result<()> {
+    let mut missing = asked_points(config).filter(|point| !point.exists(root));
+    let made = invar_sys::userns::as_owner(owners.first, || {
+        missing.try_for_each(|point| point.make(root))
+    });
+    made.map_err(|error| EngineError::Runtime {
+        action: "make mount points in the container's root",
+        reason: error.to_string(),
+    })?
+}
+
+fn asked_points(config: &ContainerConfig) -> impl Iterator<Item = MountPoint> + Send {
+    config.mounts.iter().map(|mount| MountPoint {
+        path: mount.target.clone(),
+        is_file: mount.is_file(),
+    })
 }
 
 fn view(images: &ImageStore, config: &ContainerConfig) -> Result<ImageView> {
@@ -123,15 +149,20 @@ struct Writable<'a> {
 }
 
 fn overlay(
-    view: &ImageView,
-    scaffold: Option<&OwnedFd>,
+    view: ImageView,
+    scaffold: Option<OwnedFd>,
     writable: Option<&Writable<'_>>,
+    owners: Option<&Owners>,
 ) -> Result<OwnedFd> {
-    let lowers: Vec<BorrowedFd<'_>> = scaffold
+    let lowers: Vec<OwnedFd> = scaffold
         .into_iter()
-        .chain(&view.lowers)
-        .map(|fd| fd.as_fd())
-        .collect();
+        .chain(view.lowers)
+        .map(|layer| match owners {
+            Some(owners) => owners.shift(layer),
+            None => Ok(layer),
+        })
+        .collect::<Result<_>>()?;
+    let lowers: Vec<BorrowedFd<'_>> = lowers.iter().map(|fd| fd.as_fd()).collect();
     let data = view.data.iter().map(|fd| fd.as_fd()).collect::<Vec<_>>();
     let failed = |source| EngineError::Io {
         action: "mount the root of the container over",
@@ -142,12 +173,31 @@ fn overlay(
     if lowers.len() == 1 && data.is_empty() && writable.is_none() {
         return lowers[0].try_clone_to_owned().map_err(failed);
     }
-    let upper = match writable {
-        None => None,
-        Some(writable) => Some((
+    let mut holder = None;
+    let upper = match (writable, owners) {
+        (None, _) => None,
+        (Some(writable), None) => Some((
             open_directory(writable.upper)?,
             open_directory(writable.work)?,
         )),
+        (Some(writable), Some(owners)) => {
+            // The kernel wants both on one mount.
+            let parent = writable.upper.parent().unwrap_or(Path::new("/"));
+            let parent = owners.shift(open_directory(parent)?)?;
+            let below = |path: &Path| {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                openat(
+                    &parent,
+                    path.file_name().unwrap_or_default(),
+                    flags,
+                    Mode::empty(),
+                )
+                .map_err(|errno| EngineError::io("open", path, errno.into()))
+            };
+            let pair = (below(writable.upper)?, below(writable.work)?);
+            holder = Some(parent);
+            Some(pair)
+        }
     };
     let overlay = Overlay {
         source: "invar",
@@ -160,8 +210,10 @@ fn overlay(
     let options = OverlayOptions {
         volatile: writable.is_some_and(|writable| writable.is_volatile),
         require_verity: view.is_verified,
+        owner: owners.map_or(0, |owners| owners.first),
     };
-    overlay.mount_with(options).map_err(failed)
+    let holder = holder.as_ref().map(OwnedFd::as_fd);
+    overlay.mount_held(options, holder).map_err(failed)
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {
@@ -177,8 +229,8 @@ struct MountPoint {
 }
 
 /// The mount points of a container that its image does not have.
-fn missing_points(view: &ImageView, config: &ContainerConfig) -> Result<Vec<MountPoint>> {
-    let root = overlay(view, None, None)?;
+fn missing_points(images: &ImageStore, config: &ContainerConfig) -> Result<Vec<MountPoint>> {
+    let root = overlay(view(images, config)?, None, None, None)?;
     let own = DIRECTORIES
         .iter()
         .map(|path| (path, false))
@@ -189,10 +241,7 @@ fn missing_points(view: &ImageView, config: &ContainerConfig) -> Result<Vec<Moun
         });
     let mut points: Vec<MountPoint> = own.collect();
     if !config.writable {
-        points.extend(config.mounts.iter().map(|mount| MountPoint {
-            path: mount.target.clone(),
-            is_file: mount.is_file(),
-        }));
+        points.extend(asked_points(config));
     }
     points.retain(|point| !point.exists(root.as_fd()));
     Ok(points)

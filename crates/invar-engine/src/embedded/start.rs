@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process;
 use std::time::{Duration, Instant};
 
@@ -14,16 +15,22 @@ use rustix::fs::FlockOperation;
 use rustix::thread::CapabilitySet;
 
 use super::layout::{self, Directory};
+use super::owners::Owners;
 use super::registry::Entry;
 use super::restart::History;
+use super::runtime::inside::Inside;
 use super::runtime::{program, spec};
 use super::shim::{Answer, Request, health};
 use super::status::{Record, Status};
-use super::{EmbeddedEngine, cgroup, channel, exec, root, users, volumes};
-use crate::config::{ContainerConfig, Network};
+use super::{EmbeddedEngine, apparmor, cgroup, channel, exec, root, users, volumes};
+use crate::config::{ContainerConfig, Mount, Network, UserNamespace};
 use crate::container::{ContainerId, State};
 use crate::engine::Stdio;
 use crate::error::{EngineError, Result};
+
+/// What is known once the root is mounted: the health check, and who the program is in its user
+/// namespace.
+type Plans = (Option<health::Plan>, Option<Inside>);
 
 /// How long a run that has just ended may take to clean up before the next begins.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -57,6 +64,8 @@ impl EmbeddedEngine {
             action: "start the container's shim",
             reason: source.to_string(),
         };
+        let owners = self.registry.first_owner(&entry.id)?;
+        let owners = owners.map(Owners::new).transpose()?;
         let placed = self.place(entry)?;
         let request = Request {
             id: entry.id.clone(),
@@ -76,8 +85,11 @@ impl EmbeddedEngine {
             restart: entry.config.restart,
             history,
             health: None,
+            inside: None,
+            has_namespace: owners.is_some(),
+            shifted: self.shifted(entry),
         };
-        let (control, root, health) = std::thread::scope(|scope| {
+        let (control, root, plans) = std::thread::scope(|scope| {
             // Executed and getting ready while the root is mounted; it ends by itself when that
             // fails.
             let spawning = scope.spawn(move || {
@@ -86,15 +98,18 @@ impl EmbeddedEngine {
                 channel::send(&control, &request)?;
                 Ok(control)
             });
-            let prepared = self.prepare(entry, &directory);
+            let prepared = self.prepare(entry, &directory, owners.as_ref());
             let spawned = spawning.join();
             let spawned = spawned.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            let (root, health) = prepared?;
-            Ok::<_, EngineError>((spawned.map_err(failed)?, root, health))
+            let (root, plans) = prepared?;
+            Ok::<_, EngineError>((spawned.map_err(failed)?, root, plans))
         })?;
         channel::send_handle(&control, root.as_fd()).map_err(failed)?;
         drop(root);
-        channel::send(&control, &health).map_err(failed)?;
+        if let Some(owners) = &owners {
+            channel::send_handle(&control, owners.namespace.as_fd()).map_err(failed)?;
+        }
+        channel::send(&control, &plans).map_err(failed)?;
         match channel::receive(&control) {
             Ok(Answer::Started) => Ok(()),
             Ok(Answer::Failed(failure)) => Err(failure.into()),
@@ -104,16 +119,24 @@ impl EmbeddedEngine {
         }
     }
 
-    /// Mounts the root, fills volumes and writes what the runtime reads; the root, and what a
-    /// health check runs.
+    /// Mounts the root, fills volumes and writes what the runtime reads.
     fn prepare(
         &self,
         entry: &Entry,
         directory: &Directory,
-    ) -> Result<(OwnedFd, Option<health::Plan>)> {
+        owners: Option<&Owners>,
+    ) -> Result<(OwnedFd, Plans)> {
         let config = &entry.config;
-        let root = root::mount(&self.images, directory, config)?;
+        if owners.is_some() && config.mounts.iter().any(Mount::is_volume) {
+            // A volume gets the ids of the image, not those it is shown with.
+            let plain = root::open(&self.images, directory, config)?.lower;
+            volumes::ensure(&self.layout, config, plain.as_fd())?;
+        }
+        let root = root::mount(&self.images, directory, config, owners)?;
         volumes::ensure(&self.layout, config, root.as_fd())?;
+        if let (true, Some(owners)) = (config.writable, owners) {
+            root::make_mount_points(root.as_fd(), config, owners)?;
+        }
         let account = users::resolve(root.as_fd(), &config.user)?;
         layout::make_visible(&directory.etc())?;
         layout::make_private(&directory.runtime())?;
@@ -125,6 +148,8 @@ impl EmbeddedEngine {
             layout: &self.layout,
             capabilities: available(&config.capabilities),
             open_files: open_files(),
+            first: owners.map(|owners| owners.first),
+            profile: apparmor::profile(&config.apparmor)?,
         };
         let spec = spec::spec(&inputs)?;
         let health = config.health.as_ref().map(|check| health::Plan {
@@ -137,12 +162,22 @@ impl EmbeddedEngine {
                 capabilities: config.capabilities.clone(),
                 tty: false,
                 interactive: false,
+                inside: Inside::of(&inputs),
             },
         });
         let path = directory.runtime().join("config.json");
         let text = serde_json::to_vec(&spec).expect("a specification is plain data");
         fs::write(&path, text).map_err(|source| EngineError::io("write", &path, source))?;
-        Ok((root, health))
+        Ok((root, (health, Inside::of(&inputs))))
+    }
+
+    /// What of the host's is mounted with other owners.
+    fn shifted(&self, entry: &Entry) -> Vec<(usize, PathBuf)> {
+        let mounts = entry.config.mounts.iter().enumerate();
+        mounts
+            .filter(|_| entry.config.userns == UserNamespace::Auto)
+            .filter_map(|(number, mount)| Some((number, spec::source(mount, &self.layout)?)))
+            .collect()
     }
 }
 

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use tar::EntryType;
 
 use super::entry::{DEPTH, c_string, link, open_directory, open_file, replace};
+use super::owner::{as_root, inside, outside};
 use super::{Copied, CopyOptions, Place, Side};
 use crate::error::{EngineError, Result};
 
@@ -27,6 +28,7 @@ pub fn write_tar(from: &Place, output: &mut dyn Write) -> Result<Copied> {
     let mut writing = Writing {
         builder: &mut builder,
         copied: &mut copied,
+        first: from.first,
     };
     writing
         .entry(from.directory.as_fd(), &name, path, 0)
@@ -38,6 +40,8 @@ pub fn write_tar(from: &Place, output: &mut dyn Write) -> Result<Copied> {
 struct Writing<'a, 'b> {
     builder: &'a mut tar::Builder<&'b mut dyn Write>,
     copied: &'a mut Copied,
+    /// What the root of the side is called here.
+    first: u32,
 }
 
 impl Writing<'_, '_> {
@@ -56,7 +60,7 @@ impl Writing<'_, '_> {
         let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
-                let mut header = header(&stat, EntryType::Directory);
+                let mut header = self.header(&stat, EntryType::Directory);
                 self.builder.append_data(&mut header, path, io::empty())?;
                 let below = open_directory((directory, name))?;
                 for (name, _) in invar_sys::tree::names(below.as_fd())? {
@@ -68,11 +72,11 @@ impl Writing<'_, '_> {
             FileType::Symlink => {
                 let target = readlinkat(directory, name, Vec::new())?;
                 let target = Path::new(OsStr::from_bytes(target.as_bytes()));
-                let mut header = header(&stat, EntryType::Symlink);
+                let mut header = self.header(&stat, EntryType::Symlink);
                 self.builder.append_link(&mut header, path, target)?;
             }
             FileType::Fifo => {
-                let mut header = header(&stat, EntryType::Fifo);
+                let mut header = self.header(&stat, EntryType::Fifo);
                 self.builder.append_data(&mut header, path, io::empty())?;
             }
             _ => {
@@ -90,7 +94,7 @@ impl Writing<'_, '_> {
     fn file(&mut self, directory: BorrowedFd<'_>, name: &CStr, path: &Path) -> io::Result<()> {
         let file = open_file((directory, name))?;
         let stat = fstat(&file)?;
-        let mut header = header(&stat, EntryType::Regular);
+        let mut header = self.header(&stat, EntryType::Regular);
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         header.set_size(size);
         let content = std::fs::File::from(file).chain(io::repeat(0)).take(size);
@@ -98,22 +102,31 @@ impl Writing<'_, '_> {
         self.copied.bytes += size;
         Ok(())
     }
-}
 
-fn header(stat: &Stat, kind: EntryType) -> tar::Header {
-    let mut header = tar::Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(stat.st_mode & 0o7777);
-    header.set_uid(stat.st_uid.into());
-    header.set_gid(stat.st_gid.into());
-    header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
-    header.set_size(0);
-    header
+    fn header(&self, stat: &Stat, kind: EntryType) -> tar::Header {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(stat.st_mode & 0o7777);
+        header.set_uid(inside(stat.st_uid, self.first).into());
+        header.set_gid(inside(stat.st_gid, self.first).into());
+        header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
+        header.set_size(0);
+        header
+    }
 }
 
 /// Makes what a tar stream holds below the directory `path` of `side`. Owners are kept only when
 /// asked; links in the stream's own names are followed inside the container, and nowhere else.
 pub fn read_tar(
+    input: &mut (dyn Read + Send),
+    side: &Side,
+    path: &Path,
+    options: CopyOptions,
+) -> Result<Copied> {
+    as_root(side.first(), || read_below(input, side, path, options))
+}
+
+fn read_below(
     input: &mut dyn Read,
     side: &Side,
     path: &Path,
@@ -191,7 +204,7 @@ impl Reading<'_> {
                     .ok_or_else(|| malformed("a link to nothing"))?;
                 link(&c_string(to.as_os_str()), at)?;
                 if self.options.keep_owners {
-                    let (uid, gid) = owner(&header)?;
+                    let (uid, gid) = self.owner(&header)?;
                     chownat(at.0, at.1, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
                 }
             }
@@ -238,10 +251,21 @@ impl Reading<'_> {
         Ok(at)
     }
 
+    fn owner(&self, header: &tar::Header) -> io::Result<(Uid, Gid)> {
+        let number = |id: u64| {
+            u32::try_from(id)
+                .ok()
+                .filter(|id| *id != u32::MAX)
+                .ok_or_else(|| malformed("an owner that is none"))
+        };
+        let (uid, gid) = (number(header.uid()?)?, number(header.gid()?)?);
+        outside(uid, gid, self.side.first())
+    }
+
     fn finish(&self, target: &OwnedFd, header: &tar::Header) -> io::Result<()> {
         let mut mode = header.mode()? & 0o7777;
         if self.options.keep_owners {
-            let (uid, gid) = owner(header)?;
+            let (uid, gid) = self.owner(header)?;
             fchown(target, Some(uid), Some(gid))?;
         } else if header.entry_type() != EntryType::Directory {
             mode &= !0o6000;
@@ -259,19 +283,6 @@ impl Reading<'_> {
             },
         )?)
     }
-}
-
-fn owner(header: &tar::Header) -> io::Result<(Uid, Gid)> {
-    let number = |id: u64| {
-        u32::try_from(id)
-            .ok()
-            .filter(|id| *id != u32::MAX)
-            .ok_or_else(|| malformed("an owner that is none"))
-    };
-    Ok((
-        Uid::from_raw(number(header.uid()?)?),
-        Gid::from_raw(number(header.gid()?)?),
-    ))
 }
 
 /// A name of the stream without `.` and a leading `/`; one with `..` is refused.

@@ -12,7 +12,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::{CopyOptions, Place};
+use super::{CopyOptions, Place, owner};
 use crate::error::{EngineError, Result};
 
 /// Deepest tree that is copied.
@@ -34,23 +34,28 @@ pub struct Copied {
 /// Copies what is at `from` to `to`. A file takes the place of another; a directory is merged into
 /// one that is there.
 pub fn copy(from: &Place, to: &Place, options: CopyOptions) -> Result<Copied> {
-    let mut copied = Copied::default();
-    let mut copy = Copy {
-        options,
-        copied: &mut copied,
-    };
-    let (source, target) = (c_string(&from.name), c_string(&to.name));
-    copy.entry(
-        (from.directory.as_fd(), &source),
-        (to.directory.as_fd(), &target),
-        0,
-    )
-    .map_err(|source| EngineError::io("copy", &from.path, source))?;
-    Ok(copied)
+    owner::as_root(to.first, || {
+        let mut copied = Copied::default();
+        let mut copy = Copy {
+            options,
+            owners: (from.first, to.first),
+            copied: &mut copied,
+        };
+        let (source, target) = (c_string(&from.name), c_string(&to.name));
+        copy.entry(
+            (from.directory.as_fd(), &source),
+            (to.directory.as_fd(), &target),
+            0,
+        )
+        .map_err(|source| EngineError::io("copy", &from.path, source))?;
+        Ok(copied)
+    })
 }
 
 struct Copy<'a> {
     options: CopyOptions,
+    /// What the roots of both sides are called here.
+    owners: (u32, u32),
     copied: &'a mut Copied,
 }
 
@@ -123,15 +128,19 @@ impl Copy<'_> {
         })
     }
 
+    /// Who owns on the other side what `stat` describes on this one.
+    fn owner(&self, stat: &Stat) -> io::Result<(Uid, Gid)> {
+        let (from, to) = self.owners;
+        let uid = owner::inside(stat.st_uid, from);
+        owner::outside(uid, owner::inside(stat.st_gid, from), to)
+    }
+
     /// Owner, mode and time, in this order: changing the owner clears bits of the mode.
     fn finish(&self, target: &OwnedFd, stat: &Stat) -> io::Result<()> {
         let mut mode = stat.st_mode & 0o7777;
         if self.options.keep_owners {
-            fchown(
-                target,
-                Some(Uid::from_raw(stat.st_uid)),
-                Some(Gid::from_raw(stat.st_gid)),
-            )?;
+            let (uid, gid) = self.owner(stat)?;
+            fchown(target, Some(uid), Some(gid))?;
         } else if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
             mode &= !SPECIAL;
         }
@@ -142,7 +151,7 @@ impl Copy<'_> {
     /// As [`Self::finish`], for what cannot be opened.
     fn finish_name(&self, to: At<'_>, stat: &Stat) -> io::Result<()> {
         if self.options.keep_owners {
-            let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+            let (uid, gid) = self.owner(stat)?;
             chownat(to.0, to.1, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
         }
         Ok(utimensat(

@@ -12,6 +12,7 @@
 
 mod archive;
 mod entry;
+mod owner;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -48,6 +49,8 @@ pub struct Files {
     pub(crate) hidden: Vec<PathBuf>,
     /// Whether nothing can be written.
     pub(crate) is_read_only: bool,
+    /// What id outside the container's root has in its files; 0 when none is shifted.
+    pub(crate) first: u32,
     /// Keeps others from starting it meanwhile.
     pub(crate) _claim: Option<OwnedFd>,
 }
@@ -64,8 +67,10 @@ impl Files {
         if before.is_none() || before != Identity::of(init) {
             return Err(failed(io::ErrorKind::NotFound.into()));
         }
+        let first = invar_sys::userns::first_of(init).map_err(failed)?;
         Ok(Self {
             root,
+            first,
             hidden: Vec::new(),
             // Each mount says so itself.
             is_read_only: false,
@@ -92,6 +97,8 @@ pub struct Place {
     pub(crate) name: OsString,
     /// What is there, links not followed.
     pub(crate) kind: Option<FileType>,
+    /// What id outside the root of its side has.
+    pub(crate) first: u32,
     /// As it was asked for.
     pub(crate) path: PathBuf,
 }
@@ -127,10 +134,10 @@ impl Place {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = openat(&self.directory, &self.name, flags, Mode::empty())
             .map_err(|errno| EngineError::io("open", &self.path, errno.into()))?;
-        Self::in_directory(directory, name.to_owned(), path)
+        Self::in_directory(directory, name.to_owned(), path, self.first)
     }
 
-    fn in_directory(directory: OwnedFd, name: OsString, path: PathBuf) -> Result<Self> {
+    fn in_directory(directory: OwnedFd, name: OsString, path: PathBuf, first: u32) -> Result<Self> {
         let kind = match statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Some(FileType::from_raw_mode(stat.st_mode)),
             Err(Errno::NOENT) => None,
@@ -140,6 +147,7 @@ impl Place {
             directory,
             name,
             kind,
+            first,
             path,
         })
     }
@@ -185,7 +193,15 @@ impl Side {
         let opened = self
             .open(directory, OFlags::RDONLY | OFlags::DIRECTORY)
             .map_err(|errno| EngineError::io("open", directory, errno.into()))?;
-        Place::in_directory(opened, name, path.to_owned())
+        Place::in_directory(opened, name, path.to_owned(), self.first())
+    }
+
+    /// What id outside its root has.
+    fn first(&self) -> u32 {
+        match self {
+            Self::Host => 0,
+            Self::Container(files) => files.first,
+        }
     }
 
     /// Opens a path; in a container, links end at its root.

@@ -58,6 +58,14 @@ pub(crate) fn write(objects: &Objects, tree: &FileSystem<ObjectId>, path: &Path)
     }
 }
 
+/// As [`write`], in place of the tree that is there, which keeps a name that only a prune removes.
+pub(crate) fn rewrite(objects: &Objects, tree: &FileSystem<ObjectId>, path: &Path) -> Result<()> {
+    let name = format!(".damaged-{:016x}", rand::random::<u64>());
+    let aside = path.with_file_name(name);
+    fs::rename(path, &aside).map_err(ImageError::io("rename", path))?;
+    write(objects, tree, path)
+}
+
 /// A directory that is removed when it is no longer needed. The tree in it may be deeper than
 /// handles may be open.
 struct Unfinished(PathBuf);

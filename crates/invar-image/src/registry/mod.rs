@@ -16,6 +16,7 @@ mod artifact;
 mod backoff;
 mod body;
 mod challenge;
+mod chunks;
 mod client;
 mod connection;
 mod credentials;

@@ -8,6 +8,7 @@ use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, Method};
 
 use super::body::Payload;
+use super::chunks::{Blob, CHUNK, Chunked};
 use super::client::{Call, Session};
 use super::error::RegistryError;
 use super::progress::{Counter, Event};
@@ -91,7 +92,8 @@ impl Session {
         Ok(false)
     }
 
-    /// Sends a blob whole; an attempt that broke off is begun anew.
+    /// Sends a blob: a large one in chunks, which goes on where it broke off; a small one whole, and
+    /// anew when it broke off.
     pub(crate) fn upload(
         &mut self,
         digest: &Digest,
@@ -104,6 +106,20 @@ impl Session {
             size: content.size(),
             counter: counter.clone(),
         });
+        if let Content::File { file, offset, size } = content
+            && *size > CHUNK
+        {
+            let blob = Blob {
+                digest,
+                file,
+                offset: *offset,
+                size: *size,
+                counter: &counter,
+            };
+            if let Chunked::Done = self.upload_chunks(&blob, scopes)? {
+                return Ok(());
+            }
+        }
         let mut failures = 0;
         loop {
             match self.upload_once(digest, content, &counter, scopes) {
@@ -171,7 +187,7 @@ impl Session {
     }
 }
 
-fn location(what: &str, from: &Url, header: Option<&str>) -> Result<Url, RegistryError> {
+pub(super) fn location(what: &str, from: &Url, header: Option<&str>) -> Result<Url, RegistryError> {
     let header = header.ok_or_else(|| RegistryError::protocol(what, "no address to send it to"))?;
     from.join(header)
         .map_err(|reason| RegistryError::protocol(what, format!("address to send it to: {reason}")))

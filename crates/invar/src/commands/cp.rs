@@ -100,7 +100,7 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         (End::Stream, End::Container(name, path)) => {
             let side = open(name)?;
             side.require_writable()?;
-            files::read_tar(&mut io::stdin().lock(), &side, path, options)?
+            files::read_tar(&mut io::stdin(), &side, path, options)?
         }
         (End::Container(name, from), End::Host(to)) => {
             between(args, &open(name)?, from, &Side::Host, to, options)?

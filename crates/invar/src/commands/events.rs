@@ -71,7 +71,7 @@ fn filter(text: &str) -> Result<(Key, String), String> {
 }
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
-    privilege::require_root()?;
+    privilege::require_store(cli.root())?;
     let engine = EmbeddedEngine::open(cli.root())?;
     let wanted = Wanted::new(&engine, &args.filter);
     let now = Timestamp::now();

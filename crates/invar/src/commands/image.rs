@@ -23,16 +23,29 @@ enum Task {
         /// How to write it
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
+
+        /// First write plain views anew that are damaged while the content they are made from is not
+        #[arg(long)]
+        repair: bool,
     },
     /// Remove content that no image needs
     Prune,
 }
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
-    privilege::require_root()?;
+    privilege::require_store(cli.root())?;
     let store = ImageStore::open(cli.root())?;
     match args.command {
-        Task::Fsck { format } => fsck(&store, format),
+        Task::Fsck { format, repair } => {
+            if repair {
+                for image in store.repair()? {
+                    printer::note(format!(
+                        "{image}: its plain view was written anew; replace its containers"
+                    ));
+                }
+            }
+            fsck(&store, format)
+        }
         Task::Prune => {
             let pruned = store.prune()?;
             printer::line(format!(
@@ -75,7 +88,8 @@ fn fsck(store: &ImageStore, format: Format) -> anyhow::Result<ExitCode> {
         ExitCode::SUCCESS
     } else {
         printer::hint(
-            "remove the image and import or load it again; its containers must be replaced",
+            "a plain view alone is made again by: invar image fsck --repair; otherwise remove the image \
+             and import or load it again; its containers must be replaced",
         );
         ExitCode::from(exit::FOUND)
     })

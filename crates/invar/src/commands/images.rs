@@ -33,7 +33,7 @@ struct Listed {
 }
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
-    privilege::require_root()?;
+    privilege::require_store(cli.root())?;
     let images = ImageStore::open(cli.root())?.list()?;
     if args.quiet {
         printer::lines(images.iter().map(|image| image.id.to_string()))?;

@@ -23,7 +23,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
-    privilege::require_root()?;
+    privilege::require_store(cli.root())?;
     let platform = args.platform.as_deref().map(Platform::parse).transpose()?;
     let store = ImageStore::open(cli.root())?;
     let loaded = match &args.input {

@@ -63,7 +63,7 @@ struct Listed<'a> {
 }
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
-    privilege::require_root()?;
+    privilege::require_store(cli.root())?;
     let mut containers = match &args.engine {
         Some(name) => engines::open(cli.root(), name)?.list()?,
         None => engines::list(cli.root()),

@@ -50,7 +50,7 @@ struct Shown<'a> {
 }
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
-    privilege::require_root()?;
+    privilege::require_store(cli.root())?;
     let reference = Reference::parse(&args.image)?;
     let platform = args.platform.as_deref().map(Platform::parse).transpose()?;
     let store = ImageStore::open(cli.root())?;

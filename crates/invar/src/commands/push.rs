@@ -43,7 +43,7 @@ struct Shown<'a> {
 }
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
-    privilege::require_root()?;
+    privilege::require_store(cli.root())?;
     let reference = Reference::parse(&args.image)?;
     let store = ImageStore::open(cli.root())?;
     let image = store.resolve(&args.image)?;

@@ -23,7 +23,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
-    privilege::require_root()?;
+    privilege::require_store(cli.root())?;
     let store = ImageStore::open(cli.root())?;
     Ok(several::each(&args.images, |name| {
         let removed = store.remove(name, args.force)?;

@@ -24,7 +24,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
-    privilege::require_root()?;
+    privilege::require_store(cli.root())?;
     let store = ImageStore::open(cli.root())?;
     let image = store.resolve(&args.image)?;
     let Some(path) = &args.output else {

@@ -18,7 +18,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
-    privilege::require_root()?;
+    privilege::require_store(cli.root())?;
     let name = Reference::parse(&args.name)?;
     let store = ImageStore::open(cli.root())?;
     store.tag(&store.resolve(&args.image)?.id, &name)?;

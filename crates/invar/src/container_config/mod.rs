@@ -19,9 +19,11 @@ mod options;
 mod program;
 pub(crate) mod quantity;
 mod restart;
+mod security;
 
 pub(crate) use environment::flag as environment_variable;
 pub(crate) use health::ImageHealth;
+use options::Userns;
 pub(crate) use options::{Options, PullPolicy};
 pub(crate) use restart::policy as restart_policy;
 
@@ -29,7 +31,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use invar_engine::{ContainerConfig, Resources, User};
+use invar_engine::{ContainerConfig, Resources, User, UserNamespace};
 use oci_spec::image::Config;
 
 use crate::exit::failure;
@@ -126,6 +128,11 @@ pub(crate) fn resolve(
         labels: labels(options, config)?,
         restart: restart::resolve(options)?,
         health: health::resolve(&options.health, image.health.as_ref())?,
+        apparmor: security::resolve(&options.security_opt)?,
+        userns: match options.userns {
+            Userns::Host => UserNamespace::Host,
+            Userns::Auto => UserNamespace::Auto,
+        },
     })
 }
 

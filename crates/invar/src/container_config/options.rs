@@ -18,6 +18,16 @@ pub(crate) enum PullPolicy {
     Never,
 }
 
+/// Whose ids a container's users have on the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Userns {
+    /// The same as inside.
+    #[default]
+    Host,
+    /// A range that nobody else has.
+    Auto,
+}
+
 /// What to run, and how.
 #[derive(Debug, Default, clap::Args)]
 #[allow(
@@ -187,6 +197,20 @@ pub(crate) struct Options {
     /// Take a capability away, or ALL
     #[arg(long, value_name = "CAPABILITY", help_heading = "Limits")]
     pub(crate) cap_drop: Vec<String>,
+
+    /// apparmor=PROFILE, apparmor=unconfined; no-new-privileges and seccomp=builtin always hold
+    #[arg(long, value_name = "OPTION", help_heading = "Limits")]
+    pub(crate) security_opt: Vec<String>,
+
+    /// Whose ids its users have on the host: auto (a range of its own), host (the same)
+    #[arg(
+        long,
+        value_enum,
+        value_name = "MODE",
+        default_value_t,
+        help_heading = "Limits"
+    )]
+    pub(crate) userns: Userns,
 
     /// Start it again when it ends: no, always, unless-stopped, on-failure[:TIMES] (default: no)
     #[arg(long, value_name = "POLICY")]

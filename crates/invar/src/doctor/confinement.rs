@@ -59,7 +59,12 @@ pub(super) fn check(findings: &mut Vec<Finding>) {
 fn apparmor() -> io::Result<&'static str> {
     let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled")?;
     match enabled.trim() {
-        "Y" => Ok("enabled"),
+        "Y" if invar_engine::embedded::has_apparmor_parser() => {
+            Ok("enabled; containers get the profile invar-default-1")
+        }
+        "Y" => Err(io::Error::other(
+            "enabled, but without apparmor_parser no profile can be loaded (package apparmor)",
+        )),
         other => Err(io::Error::other(format!("enabled is {other:?}"))),
     }
 }

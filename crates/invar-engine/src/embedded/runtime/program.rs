@@ -14,6 +14,7 @@ use rustix::termios::Winsize;
 use seccompiler::BpfProgram;
 use serde::{Deserialize, Serialize};
 
+use super::inside::Inside;
 use crate::embedded::init;
 use crate::embedded::root::make_directories;
 use crate::error::EngineError;
@@ -67,6 +68,10 @@ pub(in crate::embedded) struct Program {
     pub(in crate::embedded) size: Option<Winsize>,
     /// This program's own file, to be process 1 in front of the container's program.
     pub(in crate::embedded) init: Option<Rc<OwnedFd>>,
+    /// The user namespace it enters, and who it is there.
+    pub(in crate::embedded) inside: Option<(Rc<OwnedFd>, Inside)>,
+    /// Whether its standard output and error were made for it, and are not the caller's.
+    pub(in crate::embedded) owns_streams: bool,
 }
 
 impl Executor for Program {
@@ -106,6 +111,13 @@ impl Program {
         if let Some(size) = self.size {
             // A wrong size is no reason not to run.
             rustix::termios::tcsetwinsize(std::io::stdin(), size).ok();
+        }
+        if let Some((namespace, inside)) = &self.inside
+            && let Err(error) = inside.enter(namespace, self.owns_streams)
+        {
+            return Failure::Setup {
+                reason: format!("its user namespace could not be entered: {error}"),
+            };
         }
         if let Err(reason) = enter(&self.cwd) {
             return Failure::Setup { reason };

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use oci_spec::runtime::Spec;
+use rustix::thread::CapabilitySet;
 use serde_json::{Value, json};
 
 use crate::config::{ContainerConfig, Mount, MountKind, Network, Resources};
@@ -13,6 +14,8 @@ use crate::embedded::users::Account;
 use crate::embedded::volumes;
 use crate::error::{EngineError, Result};
 
+/// The group that terminals belong to, in every distribution.
+const TERMINALS: u32 = 5;
 /// Most open files of one process; Podman's number.
 const OPEN_FILES: u64 = 1 << 20;
 /// What a container must not see: the host's memory, hardware and kernel secrets. The directories
@@ -51,6 +54,10 @@ pub(in crate::embedded) struct Inputs<'a> {
     pub(in crate::embedded) capabilities: Vec<String>,
     /// Open files this host lets us grant.
     pub(in crate::embedded) open_files: u64,
+    /// What id 0 of its user namespace is outside; `None`: it has the host's.
+    pub(in crate::embedded) first: Option<u32>,
+    /// The AppArmor profile it executes under.
+    pub(in crate::embedded) profile: Option<String>,
 }
 
 /// The specification for a run.
@@ -86,6 +93,9 @@ pub(in crate::embedded) fn process(
     let Account {
         uid, gid, groups, ..
     } = inputs.account;
+    if inputs.first.is_some() {
+        return process_outside(inputs, args, env, tty);
+    }
     let bounding: &[String] = &inputs.capabilities;
     // What `execve(2)` leaves to a user other than root.
     let held: &[String] = if *uid == 0 { bounding } else { &[] };
@@ -98,8 +108,35 @@ pub(in crate::embedded) fn process(
         // The program step changes to the real one, after every handle on the host is harmless.
         "cwd": "/",
         "noNewPrivileges": true,
+        "apparmorProfile": inputs.profile,
         "capabilities": {
             "bounding": bounding, "effective": held, "permitted": held,
+            "inheritable": [], "ambient": [],
+        },
+        "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": files, "hard": files }],
+    })
+}
+
+/// As [`process`], for one that enters its user namespace last: until then it is the host's root
+/// (`super::inside`).
+fn process_outside(inputs: &Inputs<'_>, args: &[String], env: &[String], tty: bool) -> Value {
+    let held = rustix::thread::capabilities(None).map(|sets| sets.permitted);
+    let held: Vec<String> = held
+        .unwrap_or(CapabilitySet::empty())
+        .iter_names()
+        .map(|(name, _)| format!("CAP_{name}"))
+        .collect();
+    let files = inputs.open_files.min(OPEN_FILES);
+    json!({
+        "terminal": tty,
+        "user": { "uid": 0, "gid": 0, "additionalGids": [] },
+        "args": args,
+        "env": env,
+        "cwd": "/",
+        "noNewPrivileges": true,
+        "apparmorProfile": inputs.profile,
+        "capabilities": {
+            "bounding": held, "effective": held, "permitted": held,
             "inheritable": [], "ambient": [],
         },
         "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": files, "hard": files }],
@@ -164,7 +201,15 @@ fn resources(limits: &Resources) -> Value {
 /// No cgroup file system on separate hierarchies (v1): libcontainer mounts it writable whatever is
 /// asked, and a container could raise its own limits.
 fn mounts(inputs: &Inputs<'_>) -> Vec<Value> {
-    let mount = |target: &str, kind: &str, options: &[&str]| json!({ "destination": target, "type": kind, "source": kind, "options": options });
+    let first = inputs.first.unwrap_or(0);
+    let mount = |target: &str, kind: &str, options: &[&str]| {
+        let mut options: Vec<String> = options.iter().map(|text| (*text).to_owned()).collect();
+        if kind == "tmpfs" {
+            options.extend(owned_by(inputs.first));
+        }
+        json!({ "destination": target, "type": kind, "source": kind, "options": options })
+    };
+    let terminals = format!("gid={}", first.saturating_add(TERMINALS));
     let mut list = vec![
         mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount(
@@ -181,7 +226,7 @@ fn mounts(inputs: &Inputs<'_>) -> Vec<Value> {
                 "newinstance",
                 "ptmxmode=0666",
                 "mode=0620",
-                "gid=5",
+                &terminals,
             ],
         ),
         mount(
@@ -212,9 +257,31 @@ fn mounts(inputs: &Inputs<'_>) -> Vec<Value> {
             .config
             .mounts
             .iter()
-            .map(|mount| asked(mount, inputs.layout)),
+            .enumerate()
+            .map(|(number, mount)| asked(number, mount, inputs)),
     );
     list
+}
+
+/// Options of a file system in memory whose root belongs to a container's root.
+fn owned_by(first: Option<u32>) -> Vec<String> {
+    first.map_or_else(Vec::new, |first| {
+        vec![format!("uid={first}"), format!("gid={first}")]
+    })
+}
+
+/// Where the shim puts what is mounted with other owners.
+pub(in crate::embedded) fn shifted(directory: &Directory, number: usize) -> PathBuf {
+    directory.etc().join(format!("mount-{number}"))
+}
+
+/// What of the host's a mount shows.
+pub(in crate::embedded) fn source(mount: &Mount, layout: &Layout) -> Option<PathBuf> {
+    match &mount.kind {
+        MountKind::Bind { source } => Some(source.clone()),
+        MountKind::Volume { name } => Some(volumes::path(layout, name)),
+        MountKind::Tmpfs { .. } => None,
+    }
 }
 
 /// Where something is mounted while a container runs: what its own root has there is not seen.
@@ -231,21 +298,26 @@ pub(in crate::embedded) fn mounted_on(config: &ContainerConfig) -> Vec<PathBuf> 
     own.iter().map(PathBuf::from).chain(asked).collect()
 }
 
-fn asked(mount: &Mount, layout: &Layout) -> Value {
+fn asked(number: usize, mount: &Mount, inputs: &Inputs<'_>) -> Value {
+    let place = |plain: PathBuf| match inputs.first {
+        Some(_) => shifted(inputs.directory, number),
+        None => plain,
+    };
     let mut options: Vec<String> = Vec::new();
     let (kind, source) = match &mount.kind {
         MountKind::Bind { source } => {
             options.extend(["rbind", "rprivate"].map(str::to_owned));
-            ("bind", source.clone())
+            ("bind", place(source.clone()))
         }
         MountKind::Volume { name } => {
             options.extend(["rbind", "rprivate", "nosuid", "nodev"].map(str::to_owned));
-            ("bind", volumes::path(layout, name))
+            ("bind", place(volumes::path(inputs.layout, name)))
         }
         MountKind::Tmpfs { size, mode } => {
             options.extend(["nosuid", "nodev"].map(str::to_owned));
             options.push(format!("mode={mode:o}"));
             options.push(format!("size={size}"));
+            options.extend(owned_by(inputs.first));
             ("tmpfs", "tmpfs".into())
         }
     };

@@ -21,7 +21,7 @@ use super::{Place, Request};
 use crate::embedded::cgroup::Group;
 use crate::embedded::layout::Directory;
 use crate::embedded::runtime::program::{Failure, Program};
-use crate::embedded::runtime::seccomp;
+use crate::embedded::runtime::{seccomp, spec};
 use crate::embedded::status::{Record, Status};
 
 /// Bytes for `/etc/hosts` and its like; the host's own may be long.
@@ -95,18 +95,29 @@ pub(super) fn prepare(request: &Request, network: &[OwnedFd]) -> Outcome<Prepare
     Ok(Prepared { signals, filters })
 }
 
+/// What is mounted for a container.
+pub(super) struct Root {
+    pub(super) root: OwnedFd,
+    /// Its user namespace, when it has one.
+    pub(super) namespace: Option<OwnedFd>,
+}
+
 /// Starts the container; returns once its program was executed.
 pub(super) fn launch(
     request: &Request,
     directory: &Directory,
     prepared: Prepared,
-    root: OwnedFd,
+    root: Root,
     status: &mut Status,
 ) -> Outcome<Run> {
+    let Root { root, namespace } = root;
     fs::create_dir_all(directory.rootfs()).map_err(setup)?;
     mount::attach(&root, &directory.rootfs()).map_err(setup)?;
     drop(root);
     write_files(request, directory).map_err(setup)?;
+    if let Some(namespace) = &namespace {
+        shift_mounts(request, directory, namespace)?;
+    }
 
     let (reader, outcome) = pipe()?;
     let executor = Program {
@@ -117,6 +128,8 @@ pub(super) fn launch(
             .then(terminal::own_size)
             .flatten(),
         init: own_file(request)?,
+        inside: namespace.map(Rc::new).zip(request.inside.clone()),
+        owns_streams: true,
     };
     let builder = ContainerBuilder::new(request.id.as_str().to_owned(), SyscallType::default())
         .with_root_path(directory.runtime())
@@ -187,8 +200,37 @@ fn take_place(place: &Place, handles: &[OwnedFd]) -> std::io::Result<()> {
 fn write_files(request: &Request, directory: &Directory) -> std::io::Result<()> {
     let etc = directory.etc();
     mount::attach(mount::tmpfs(FILES_SIZE)?, &etc)?;
+    // In a user namespace the container's root owns them.
+    let owner = request.inside.as_ref().map(|inside| inside.first);
     for (name, text) in &request.files {
-        fs::write(etc.join(name), text)?;
+        let path = etc.join(name);
+        fs::write(&path, text)?;
+        if owner.is_some() {
+            std::os::unix::fs::chown(&path, owner, owner)?;
+        }
+    }
+    Ok(())
+}
+
+/// Shows what is mounted from the host as the users of the container's namespace own it.
+fn shift_mounts(request: &Request, directory: &Directory, namespace: &OwnedFd) -> Outcome<()> {
+    for (number, source) in &request.shifted {
+        let failed = |error: std::io::Error| {
+            setup(format!(
+                "{} cannot be mounted with shifted owners (--userns auto; its file system must \
+                 support idmapped mounts): {error}",
+                source.display()
+            ))
+        };
+        let tree = mount::clone_tree(source).map_err(failed)?;
+        mount::set_owner_map_recursively(&tree, namespace.as_fd()).map_err(failed)?;
+        let place = spec::shifted(directory, *number);
+        if source.is_dir() {
+            fs::create_dir(&place).map_err(failed)?;
+        } else {
+            fs::write(&place, "").map_err(failed)?;
+        }
+        mount::attach(tree, &place).map_err(failed)?;
     }
     Ok(())
 }

@@ -30,6 +30,7 @@ use super::journal::{self, Event};
 use super::layout::Directory;
 use super::network::{Networks, Wiring};
 use super::restart::{History, Home, Next};
+use super::runtime::inside::Inside;
 use super::runtime::program::Failure;
 use super::status::{Phase, Record, Status};
 use super::{EmbeddedEngine, channel};
@@ -71,6 +72,13 @@ pub(super) struct Request {
     /// Known only once the root is mounted, and said then.
     #[serde(skip)]
     pub(super) health: Option<health::Plan>,
+    /// Likewise: who the program is in its user namespace.
+    #[serde(skip)]
+    pub(super) inside: Option<Inside>,
+    /// Whether a handle on a user namespace follows the root.
+    pub(super) has_namespace: bool,
+    /// What is mounted from the host with the namespace's owners, and its number among the mounts.
+    pub(super) shifted: Vec<(usize, PathBuf)>,
 }
 
 impl Request {
@@ -146,10 +154,15 @@ pub(super) fn main(args: &[String]) -> ExitCode {
     };
     let directory = Directory(request.directory.clone());
     let mut status = Status::from_handle(status, &directory);
-    let Ok(plan) = channel::receive(&control) else {
+    let namespace = request
+        .has_namespace
+        .then(|| channel::receive_handle(&control))
+        .transpose();
+    let (Ok(namespace), Ok((plan, inside))) = (namespace, channel::receive(&control)) else {
         return ExitCode::FAILURE;
     };
-    request.health = plan;
+    (request.health, request.inside) = (plan, inside);
+    let root = launch::Root { root, namespace };
     let launched = prepared
         .and_then(|prepared| launch::launch(&request, &directory, prepared, root, &mut status));
     let run = run(&request, &directory, launched, &mut status, &control);

@@ -45,7 +45,7 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     // An archive and a public key are all that is needed, on any machine.
     let is_archive = matches!(&args.command, Command::Verify(args) if args.is_archive());
     if !is_archive {
-        crate::privilege::require_root()?;
+        crate::privilege::require_store(cli.root())?;
     }
     match &args.command {
         Command::Export(args) => export::run(cli, args),

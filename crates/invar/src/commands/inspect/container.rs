@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use invar_engine::{
     Container, ExitStatus, Health, HealthCheck, HealthResult, Mount, MountKind, Network, Restart,
-    State,
+    State, UserNamespace,
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -145,6 +145,10 @@ fn host_config(container: &Container) -> Value {
         "AutoRemove": config.auto_remove,
         "ReadonlyRootfs": !config.writable,
         "Init": config.init,
+        "UsernsMode": match config.userns {
+            UserNamespace::Host => "host",
+            UserNamespace::Auto => "auto",
+        },
         "Memory": config.resources.memory.unwrap_or(0),
         "NanoCpus": config.resources.nano_cpus.unwrap_or(0),
         "PidsLimit": config.resources.pids,

@@ -58,7 +58,7 @@ fn format(text: &str) -> Result<Json, String> {
 }
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
-    privilege::require_root()?;
+    privilege::require_store(cli.root())?;
     let mut found = Vec::new();
     let mut code = ExitCode::SUCCESS;
     for name in &args.names {
