@@ -58,10 +58,6 @@ const NOT_HONOURED: &[(&str, &str)] = &[
         "pull_policy",
         "an image must be there; invar pull fetches it",
     ),
-    (
-        "restart",
-        "an ended container is replaced by the next deploy",
-    ),
     ("runtime", "there is one"),
     (
         "security_opt",
@@ -96,6 +92,8 @@ pub(super) fn read(
         .read("deploy", |node, path| deploy::read(node, path, warnings))?
         .unwrap_or_default();
     short_limits(&mut fields, &mut deploy)?;
+    let restart = fields.read("restart", deploy::short_restart)?;
+    deploy.restart = deploy.restart.take().or(restart);
     let service = Service {
         at: node.at.clone(),
         image,
