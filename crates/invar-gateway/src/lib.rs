@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 mod access_log;
+mod acme;
 mod buffers;
 mod clock;
 pub mod config;

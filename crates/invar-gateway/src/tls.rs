@@ -1,7 +1,7 @@
 //! Certificates by host name, from files that are read again when they change.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -30,6 +30,8 @@ pub(crate) struct Tls {
     pub(crate) plain: Arc<ServerConfig>,
     certificates: Arc<Certificates>,
     provider: Arc<CryptoProvider>,
+    /// Where those lie that the gateway ordered itself.
+    ordered: PathBuf,
 }
 
 /// The certificates in force.
@@ -54,7 +56,7 @@ struct Loaded {
 type Stamp = [Option<(SystemTime, u64, u64)>; 2];
 
 impl Tls {
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(ordered: PathBuf) -> Result<Self> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let certificates = Arc::new(Certificates::default());
         let config = |protocols: &[&[u8]]| -> Result<Arc<ServerConfig>> {
@@ -73,6 +75,7 @@ impl Tls {
             plain: config(&[])?,
             certificates,
             provider,
+            ordered,
         })
     }
 
@@ -83,11 +86,14 @@ impl Tls {
         let mut shown = Shown::default();
         for config in wanted {
             let known = before.loaded.get(&config.name);
-            let stamp = [stamp(&config.certificate), stamp(&config.key)];
+            let files = config.files(&self.ordered);
+            let stamp = files.as_ref().map_or([None, None], |(certificate, key)| {
+                [stamp(certificate), stamp(key)]
+            });
             let unchanged = known.filter(|known| known.config == *config && known.stamp == stamp);
             let loaded = match unchanged {
                 Some(known) => known.clone(),
-                None => match self.read(config) {
+                None => match files.and_then(|(certificate, key)| self.read(&certificate, &key)) {
                     Ok(key) => Loaded {
                         config: config.clone(),
                         stamp,
@@ -106,21 +112,18 @@ impl Tls {
         self.certificates.0.store(Arc::new(shown));
     }
 
-    fn read(&self, config: &CertificateConfig) -> std::result::Result<CertifiedKey, String> {
-        let chain = CertificateDer::pem_slice_iter(&read(&config.certificate)?)
+    fn read(&self, certificate: &Path, key: &Path) -> std::result::Result<CertifiedKey, String> {
+        let chain = CertificateDer::pem_slice_iter(&read(certificate)?)
             .collect::<std::result::Result<Vec<_>, _>>()
-            .map_err(|error| format!("{}: {error}", config.certificate.display()))?;
+            .map_err(|error| format!("{}: {error}", certificate.display()))?;
         if chain.is_empty() {
-            return Err(format!(
-                "{} holds no certificate",
-                config.certificate.display()
-            ));
+            return Err(format!("{} holds no certificate", certificate.display()));
         }
-        let key = PrivateKeyDer::from_pem_slice(&read(&config.key)?)
-            .map_err(|error| format!("{}: {error}", config.key.display()))?;
+        let key = PrivateKeyDer::from_pem_slice(&read(key)?)
+            .map_err(|error| format!("{}: {error}", key.display()))?;
         // Also finds a key that does not belong to the certificate.
         CertifiedKey::from_der(chain, key, &self.provider)
-            .map_err(|error| format!("{}: {error}", config.certificate.display()))
+            .map_err(|error| format!("{}: {error}", certificate.display()))
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinHandle as Task, LocalSet, spawn_local};
 
 use crate::access_log::{BLOCK, Entry, Log};
+use crate::acme::Challenges;
 use crate::config::ListenerConfig;
 use crate::connection::{self, Connection};
 use crate::error::{GatewayError, Result};
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) table: ArcSwap<Table>,
     pub(crate) metrics: GatewayMetrics,
     pub(crate) tls: Tls,
+    pub(crate) challenges: Challenges,
     pub(crate) log: Option<Log>,
 }
 

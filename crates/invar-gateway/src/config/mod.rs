@@ -5,7 +5,7 @@ pub(crate) mod check;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -73,10 +73,58 @@ pub struct CertificateConfig {
     /// Host names it is shown for, `*.example.com` for one level; empty: for every other name.
     #[serde(default)]
     pub hosts: Vec<String>,
-    /// PEM file with the certificate and its chain.
-    pub certificate: PathBuf,
-    /// PEM file with the private key.
-    pub key: PathBuf,
+    /// PEM file with the certificate and its chain; left out with `acme`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// PEM file with the private key; left out with `acme`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// Ordered and renewed by the gateway itself, instead of read from files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acme: Option<AcmeConfig>,
+}
+
+/// A server of certificates (RFC 8555). By ordering, its terms of service are agreed to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcmeConfig {
+    /// Its directory: `https://…`.
+    pub directory: String,
+    /// How its operators reach the owner: `mailto:…`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contact: Vec<String>,
+    /// PEM file with the root it is believed by, instead of the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<PathBuf>,
+}
+
+impl CertificateConfig {
+    /// Where chain and key are, given where the gateway keeps those it ordered; or what is wrong.
+    pub(crate) fn files(&self, ordered: &Path) -> Result<(PathBuf, PathBuf), String> {
+        match (&self.certificate, &self.key, &self.acme) {
+            (Some(certificate), Some(key), None) => Ok((certificate.clone(), key.clone())),
+            (None, None, Some(acme)) => {
+                self.check_acme(acme)?;
+                let file = ordered.join(format!("{}.pem", self.name));
+                Ok((file.clone(), file))
+            }
+            _ => Err("either certificate and key are given, or acme".to_owned()),
+        }
+    }
+
+    fn check_acme(&self, acme: &AcmeConfig) -> Result<(), String> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if self.name.starts_with('.') || !self.name.bytes().all(is_plain) || self.name.len() > 100 {
+            return Err("with acme, a name is letters, digits, - _ . and at most 100".to_owned());
+        }
+        if self.hosts.is_empty() || self.hosts.iter().any(|host| host.contains('*')) {
+            return Err("with acme, hosts are named one by one, without *".to_owned());
+        }
+        if !acme.directory.starts_with("https://") {
+            return Err("the directory of acme begins with https://".to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// What the containers of a service speak.

@@ -137,12 +137,25 @@ impl Gateway {
         }
     }
 
-    pub(super) fn load_certificates(&self) {
+    pub(crate) fn load_certificates(&self) {
         let mut refused = Vec::new();
         let table = self.shared.table.load();
         self.shared
             .tls
             .load(&table.config.certificates, &mut refused);
+        for certificate in &table.config.certificates {
+            let Some(problem) = self.orders.problem(&certificate.name) else {
+                continue;
+            };
+            // Why there is none says more than that there is none.
+            let before = refused
+                .iter()
+                .position(|refusal| refusal.name == certificate.name);
+            let was_kept = before.map(|at| refused.remove(at).kept_last_good);
+            let reason = format!("it could not be ordered: {problem}");
+            let kept = was_kept.unwrap_or(true);
+            refused.push(Refusal::of("certificate", &certificate.name, &reason, kept));
+        }
         let mut shown = self.refused.borrow_mut();
         shown.retain(|refusal| refusal.kind != "certificate");
         shown.extend(refused);

@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::access_log::Log;
+use crate::acme::{self, Challenges};
 use crate::config::Config;
 use crate::control::protocol::Refusal;
 use crate::control::server;
@@ -94,7 +95,11 @@ pub(crate) struct Gateway {
     ending: Cell<Option<Duration>>,
     end: Notify,
     control: handover::Control,
+    pub(crate) orders: acme::Orders,
 }
+
+/// Where certificates that the gateway ordered lie in the state directory.
+const ORDERED: &str = "acme";
 
 async fn serve(options: Options, ready: impl FnOnce(&[Refusal])) -> Result<()> {
     let inherited = if options.take_over {
@@ -128,6 +133,7 @@ async fn serve(options: Options, ready: impl FnOnce(&[Refusal])) -> Result<()> {
     spawn_local(health::run(Arc::clone(&gateway.shared)));
     spawn_local(leases::run(Rc::clone(&gateway)));
     spawn_local(reload_certificates(Rc::clone(&gateway)));
+    spawn_local(acme::run(Rc::clone(&gateway)));
     let accepting = spawn_local(server::run(Rc::clone(&gateway), control));
     let limit = gateway.until_told_to_end().await?;
     if gateway.handed_over.get() {
@@ -156,7 +162,8 @@ impl Gateway {
         let shared = Arc::new(Shared {
             table: ArcSwap::from_pointee(Table::default()),
             metrics: GatewayMetrics::default(),
-            tls: Tls::new()?,
+            tls: Tls::new(options.state.join(ORDERED))?,
+            challenges: Challenges::default(),
             log,
         });
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -177,7 +184,13 @@ impl Gateway {
             ending: Cell::new(None),
             end: Notify::new(),
             control: handover::Control::default(),
+            orders: acme::Orders::default(),
         })
+    }
+
+    /// Where certificates lie that the gateway ordered.
+    pub(crate) fn acme_dir(&self) -> PathBuf {
+        self.options.state.join(ORDERED)
     }
 
     /// Serves what was saved, or what the start says.

@@ -51,6 +51,10 @@ pub(crate) async fn forward(
     if connection.listener.protocol == ListenerProtocol::Metrics {
         return Answer::Response(Box::new(metrics(worker, &request)));
     }
+    if let Some(answer) = worker.shared.challenges.answer(request.uri().path()) {
+        let kind = "application/octet-stream";
+        return Answer::Response(Box::new(own::text_answer(StatusCode::OK, kind, answer)));
+    }
     let Some(host) = host_of(authority).or((authority.is_empty()).then_some("")) else {
         return refused(StatusCode::BAD_REQUEST, "Host is not a name");
     };

@@ -32,8 +32,8 @@ pub(super) enum Code {
 
 /// A query with exactly one question.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Query {
-    pub(super) id: u16,
+pub(in crate::embedded::network) struct Query {
+    pub(in crate::embedded::network) id: u16,
     /// The flag by which a client asks for recursion, as it stands in the header.
     recursion: u8,
     /// Lower case, labels joined by dots; a byte that no host name has makes it `None`.
@@ -45,11 +45,11 @@ pub(super) struct Query {
 }
 
 /// Why a query is not answered as asked; `None` when it deserves no answer at all.
-pub(super) type Rejected = Option<Vec<u8>>;
+pub(in crate::embedded::network) type Rejected = Option<Vec<u8>>;
 
 impl Query {
     /// Reads a query. What follows the question is left unread.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Rejected> {
+    pub(in crate::embedded::network) fn parse(bytes: &[u8]) -> Result<Self, Rejected> {
         let header: &[u8; HEADER] = bytes.first_chunk().ok_or(None)?;
         let id = u16::from_be_bytes([header[0], header[1]]);
         let recursion = header[2] & 1;
@@ -85,7 +85,7 @@ impl Query {
     }
 
     /// Whether these bytes are an answer to this query under that id.
-    pub(super) fn is_answered_by(&self, bytes: &[u8], id: u16) -> bool {
+    pub(in crate::embedded::network) fn is_answered_by(&self, bytes: &[u8], id: u16) -> bool {
         let Some(header) = bytes.first_chunk::<HEADER>() else {
             return false;
         };
@@ -104,7 +104,7 @@ impl Query {
     }
 
     /// An answer with as many of these addresses as fit.
-    pub(super) fn addresses(&self, addresses: &[IpAddr]) -> Vec<u8> {
+    pub(in crate::embedded::network) fn addresses(&self, addresses: &[IpAddr]) -> Vec<u8> {
         self.records(addresses.iter().map(|address| match address {
             IpAddr::V4(address) => (A, address.octets().to_vec()),
             IpAddr::V6(address) => (AAAA, address.octets().to_vec()),
@@ -112,7 +112,7 @@ impl Query {
     }
 
     /// An answer with a name, which must be a valid one.
-    pub(super) fn pointer(&self, name: &str) -> Vec<u8> {
+    pub(in crate::embedded::network) fn pointer(&self, name: &str) -> Vec<u8> {
         let mut data = Vec::new();
         for label in name.split('.') {
             let Ok(length @ 1..=63) = u8::try_from(label.len()) else {
