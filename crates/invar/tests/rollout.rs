@@ -362,3 +362,45 @@ fn a_warm_revision_whose_time_is_over_goes_with_the_next_deploy_of_anything() {
     rig.must_deploy(&version("v3", keep));
     assert_eq!(rig.containers().len(), 1);
 }
+
+/// The first process of the service's only container.
+fn first_process(rig: &Rig) -> Option<String> {
+    let (_, id) = first_container(rig);
+    let described = rig.invar.run(&["inspect", &format!("embedded:{id}")]);
+    let described: serde_json::Value = serde_json::from_str(&described).unwrap();
+    let pid = &described[0]["State"]["Pid"];
+    pid.as_u64()
+        .filter(|pid| *pid > 0)
+        .map(|pid| pid.to_string())
+}
+
+#[test]
+fn a_restart_policy_brings_back_what_ended() {
+    for network in ["bridge", "host"] {
+        let rig = Rig::new();
+        let rest = format!("    network_mode: {network}\n    restart: always\n{AT_ONCE}");
+        rig.must_deploy(&version("v1", &rest));
+        let before = first_process(&rig).unwrap();
+        checked(Command::new("kill").args(["-9", &before]));
+        eventually("it runs again", || {
+            first_process(&rig).filter(|after| *after != before)
+        });
+        eventually("it serves again", || {
+            let (status, body) = Client::new(rig.port).ask().ok()?;
+            (status == 200).then(|| assert_eq!(body, "v1"))
+        });
+    }
+}
+
+#[test]
+fn a_new_revision_that_ends_again_and_again_is_not_kept_up_by_its_restart_policy() {
+    let rig = Rig::new();
+    rig.must_deploy(&version("v1", AT_ONCE));
+    // Not a port: the program ends at once.
+    let rest = format!("    restart: always\n    environment: {{ PORT: none }}\n{AT_ONCE}");
+    let (code, out, err) = rig.deploy(&version("v3", &rest));
+    assert_eq!(code, Some(1), "{out}\n{err}");
+    assert!(out.contains("its container 1 ended"), "{out}\n{err}");
+    assert_eq!(rig.ask(), "v1");
+    assert_eq!(rig.containers().len(), 1);
+}

@@ -38,15 +38,12 @@ const NOT_HONOURED: &[(&str, &str)] = &[
     ),
     (
         "external_links",
-        "containers find each other by the names of services",
+        "services do not find each other by name yet",
     ),
     ("extra_hosts", "not there yet"),
     ("ipc", "every container has its own"),
     ("isolation", "there is one kind on Linux"),
-    (
-        "links",
-        "containers find each other by the names of services",
-    ),
+    ("links", "services do not find each other by name yet"),
     ("logging", "the engine keeps the log, within limits"),
     ("mem_reservation", "nothing is set aside"),
     ("memswap_limit", "not there yet"),
