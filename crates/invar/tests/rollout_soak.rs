@@ -26,8 +26,7 @@ use invar_testkit::{checked, eventually};
 use load::Load;
 use support::shop::Rig;
 
-/// The first use that is told the name of a container in its answer: when the last request that a
-/// revision answered was sent.
+/// When the last request that a revision answered was sent, by the revision.
 #[derive(Clone, Default)]
 struct LastSent(Arc<Mutex<std::collections::BTreeMap<String, Instant>>>);
 
@@ -208,10 +207,10 @@ fn run(pause: Duration, enough: impl Fn(u64) -> bool) -> Figures {
     let mut round = 0;
     while !enough(round) {
         round += 1;
-        let (new, begin) = (format!("r{round}"), Instant::now());
+        let (new, deploying) = (format!("r{round}"), Instant::now());
         let (code, out, err) = rig.deploy(&service(round));
         assert_eq!(code, Some(0), "round {round}: {out}\n{err}");
-        figures.deploys.push(begin.elapsed());
+        figures.deploys.push(deploying.elapsed());
         eventually("the new revision answers", || {
             last.0.lock().unwrap().contains_key(&new).then_some(())
         });

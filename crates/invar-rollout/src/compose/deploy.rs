@@ -99,14 +99,11 @@ pub(super) fn short_restart(node: &Node, path: &str) -> Result<String> {
             .is_some_and(|n| n.parse::<u32>().is_ok()),
         None => matches!(words, "no" | "always" | "unless-stopped"),
     };
-    match is_known {
-        true => Ok(words.to_owned()),
-        false => Err(wrong(
-            node,
-            path,
-            "no, always, unless-stopped or on-failure[:TIMES]",
-        )),
+    if is_known {
+        return Ok(words.to_owned());
     }
+    let wanted = "no, always, unless-stopped or on-failure[:TIMES]";
+    Err(wrong(node, path, wanted))
 }
 
 fn resources(
