@@ -43,8 +43,10 @@ bench: setup ## Measure invar beside docker, podman, crun and find in one run
 	cargo build --release --bin invar
 	$(AS_ROOT) bench/run
 
-soak: build-setup ## Send a million requests through the gateway while traffic is switched
+soak: build-setup ## Deploy and roll back under load for an hour (SOAK_MINUTES=…), a million requests through switches
 	cargo test --release --package invar-gateway --test soak -- --ignored
+	cargo test --release --package invar --test rollout_soak --no-run
+	$(AS_ROOT) cargo test --release --package invar --test rollout_soak -- --ignored --nocapture
 
 fuzz: build-setup ## Run every fuzz target for a bounded time
 	script/fuzz

@@ -21,7 +21,8 @@ pub struct Limits {
     pub head_ms: u64,
     /// Between two reads of a request body. Stops slow-body attacks.
     pub body_idle_ms: u64,
-    /// Between two writes that a client takes. Stops readers that never read.
+    /// Between two writes that a client takes; four times as long over HTTP/2. Stops readers that
+    /// never read.
     pub write_idle_ms: u64,
     /// A kept-alive connection without a request. Stops idle connections from piling up.
     pub keep_alive_ms: u64,

@@ -7,11 +7,10 @@
 
 mod rig;
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use rig::client::Http;
+use rig::raw::{BASE, Raw};
 use rig::upstream::Upstream;
 use rig::{Gateway, service};
 use serde_json::json;
@@ -248,74 +247,6 @@ fn an_absolute_target_that_agrees_with_the_host_is_served() {
     assert!(seen.starts_with("GET /head\n"), "{seen}");
 }
 
-/// HTTP/2 by hand, so that nothing stops what no library would send.
-struct Raw(TcpStream);
-
-impl Raw {
-    fn connect(gateway: &Gateway) -> Self {
-        let mut stream = TcpStream::connect(gateway.address).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
-        stream
-            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-            .unwrap();
-        let mut raw = Self(stream);
-        raw.frame(4, 0, 0, &[]);
-        raw
-    }
-
-    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let mut frame = vec![length[1], length[2], length[3], kind, flags];
-        frame.extend(stream.to_be_bytes());
-        frame.extend_from_slice(payload);
-        // A gateway that has had enough may have closed already.
-        drop(self.0.write_all(&frame));
-    }
-
-    /// Literal fields, never indexed, never compressed (RFC 7541, 6.2.2).
-    fn headers(&mut self, stream: u32, ends: bool, fields: &[(&str, &str)]) {
-        let mut block = Vec::new();
-        for (name, value) in fields {
-            block.push(0);
-            for text in [name, value] {
-                block.push(u8::try_from(text.len()).unwrap());
-                block.extend_from_slice(text.as_bytes());
-            }
-        }
-        self.frame(1, if ends { 5 } else { 4 }, stream, &block);
-    }
-
-    /// Whether the gateway answers a stream with its first answer being an error of any kind.
-    fn is_refused(&mut self) -> bool {
-        loop {
-            let mut head = [0; 9];
-            if self.0.read_exact(&mut head).is_err() {
-                return true;
-            }
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            let mut payload = vec![0; usize::try_from(length).unwrap()];
-            if self.0.read_exact(&mut payload).is_err() {
-                return true;
-            }
-            match head[3] {
-                // Index 8 of the static table is ":status: 200".
-                1 => return payload.first() != Some(&0x88),
-                3 | 7 => return true,
-                _ => {}
-            }
-        }
-    }
-}
-
-const BASE: [(&str, &str); 4] = [
-    (":method", "POST"),
-    (":scheme", "http"),
-    (":authority", "a"),
-    (":path", "/echo"),
-];
-
 #[test]
 fn nothing_is_smuggled_through_a_downgrade_from_http2() {
     let upstream = Upstream::start("r1");
@@ -366,59 +297,4 @@ fn an_http2_body_that_disagrees_with_its_length_is_refused() {
         raw.frame(0, 1, 1, data.as_bytes());
         assert!(raw.is_refused(), "{data:?} is accepted as {length} bytes");
     }
-}
-
-#[test]
-fn floods_of_http2_frames_end_the_connection_and_cost_nothing() {
-    let upstream = Upstream::start("r1");
-    let gateway = gateway(&upstream);
-    let rapid_reset = |raw: &mut Raw| {
-        for turn in 0..2_000_u32 {
-            let stream = 2 * turn + 1;
-            let mut fields = BASE;
-            fields[3].1 = "/slow/1000";
-            raw.headers(stream, true, &fields);
-            raw.frame(3, 0, stream, &8_u32.to_be_bytes());
-        }
-    };
-    let endless_headers = |raw: &mut Raw| {
-        raw.frame(1, 0, 1, &[]);
-        for _ in 0..10_000 {
-            raw.frame(
-                9,
-                0,
-                1,
-                &[0, 1, b'x', 100]
-                    .iter()
-                    .copied()
-                    .chain([b'y'; 100])
-                    .collect::<Vec<_>>(),
-            );
-        }
-    };
-    for (what, flood) in [
-        ("rapid reset", &rapid_reset as &dyn Fn(&mut Raw)),
-        ("endless headers", &endless_headers),
-    ] {
-        let mut raw = Raw::connect(&gateway);
-        flood(&mut raw);
-        assert!(raw.is_refused(), "{what}");
-    }
-    for (kind, payload) in [(6, &[0; 8][..]), (4, &[])] {
-        let mut raw = Raw::connect(&gateway);
-        raw.0
-            .set_write_timeout(Some(Duration::from_millis(200)))
-            .unwrap();
-        for _ in 0..20_000 {
-            raw.frame(kind, 0, 0, payload);
-        }
-    }
-    // Whatever it did to those connections, others are served.
-    assert_eq!(rig::client::get(gateway.address, "/").text(), "r1");
-    rig::eventually("nothing is left in flight", || {
-        gateway.status().services["web"].revisions["r1"]
-            .drain
-            .in_flight
-            == 0
-    });
 }

@@ -139,6 +139,7 @@ fn others(changes: &mut Vec<Change>, from: &ContainerConfig, to: &ContainerConfi
             debug(&from.interactive),
             debug(&to.interactive),
         ),
+        ("restart", debug(&from.restart), debug(&to.restart)),
         (
             "stop signal",
             debug(&from.stop_signal),

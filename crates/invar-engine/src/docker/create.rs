@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 
 use bollard::Docker;
-use bollard::models::{ContainerCreateBody, HostConfig, Mount as ApiMount, MountType};
+use bollard::models::{
+    ContainerCreateBody, HostConfig, Mount as ApiMount, MountType, RestartPolicy,
+    RestartPolicyNameEnum,
+};
 use bollard::query_parameters::CreateContainerOptionsBuilder;
 use tokio::runtime::Runtime;
 
 use super::api_error;
 use super::networks;
-use crate::config::{ContainerConfig, Mount, MountKind, Network};
+use crate::config::{ContainerConfig, Mount, MountKind, Network, Restart};
 use crate::container::{ContainerId, ContainerName};
 use crate::error::{EngineError, Result};
 
@@ -87,7 +90,21 @@ fn host(config: &ContainerConfig) -> HostConfig {
         security_opt: Some(vec!["no-new-privileges".to_owned()]),
         init: Some(config.init),
         auto_remove: Some(config.auto_remove),
+        restart_policy: Some(restart(config.restart)),
         ..HostConfig::default()
+    }
+}
+
+fn restart(policy: Restart) -> RestartPolicy {
+    let (name, most) = match policy {
+        Restart::No => (RestartPolicyNameEnum::NO, None),
+        Restart::Always => (RestartPolicyNameEnum::ALWAYS, None),
+        Restart::UnlessStopped => (RestartPolicyNameEnum::UNLESS_STOPPED, None),
+        Restart::OnFailure { most } => (RestartPolicyNameEnum::ON_FAILURE, most),
+    };
+    RestartPolicy {
+        name: Some(name),
+        maximum_retry_count: most.map(i64::from),
     }
 }
 

@@ -128,6 +128,9 @@ impl Body {
 
     /// The stream counts as open as long as this body.
     pub(crate) fn holding(mut self, open: Open) -> Self {
+        if !HttpBody::is_end_stream(&self) {
+            open.waits_for_client();
+        }
         self.held = Some(open);
         self
     }
@@ -194,6 +197,9 @@ impl HttpBody for Body {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Item> {
         let this = self.get_mut();
+        if let Some(open) = &this.held {
+            open.taken();
+        }
         let item = ready!(this.poll_source(cx));
         match &item {
             Some(Ok(frame)) => {
@@ -218,6 +224,9 @@ impl HttpBody for Body {
         let ended = item.is_none() || (!failed && HttpBody::is_end_stream(this));
         if ended && let Some(flight) = &mut this.flight {
             flight.completed();
+        }
+        if !ended && let Some(open) = &this.held {
+            open.waits_for_client();
         }
         Poll::Ready(item)
     }

@@ -1,13 +1,14 @@
 //! HTTP/2 connections of clients, by hyper and h2, with every number a client can drive bounded.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::HOST;
 use http::{Method, Request, Response, StatusCode};
@@ -26,30 +27,72 @@ use crate::limits::ms;
 use crate::stream::Rewound;
 use crate::worker::{LocalExecutor, Worker};
 
-/// Counts the open requests of one connection.
+/// A client that took nothing of an answer for so many times `write_idle_ms` is ended. Here whole
+/// parts are seen to be taken and not single writes, so it has longer than over HTTP/1.1.
+const PARTS: u32 = 4;
+
+/// The open requests of one connection.
+#[derive(Debug, Default)]
+struct Streams {
+    open: Cell<usize>,
+    next: Cell<u64>,
+    /// Answers of which the client has to take something, and since when.
+    waiting: RefCell<BTreeMap<u64, Instant>>,
+}
+
+impl Streams {
+    /// Whether a client leaves an answer lying for longer than this.
+    fn is_left(&self, most: Duration) -> bool {
+        let waiting = self.waiting.borrow();
+        waiting.values().any(|since| since.elapsed() > most)
+    }
+}
+
+/// One open request of a connection.
 #[derive(Debug)]
-pub(crate) struct Open(Rc<Cell<usize>>);
+pub(crate) struct Open {
+    streams: Rc<Streams>,
+    number: u64,
+}
 
 impl Open {
-    fn one(count: &Rc<Cell<usize>>) -> Self {
-        count.set(count.get() + 1);
-        Self(Rc::clone(count))
+    fn one(streams: &Rc<Streams>) -> Self {
+        streams.open.set(streams.open.get() + 1);
+        let number = streams.next.get();
+        streams.next.set(number + 1);
+        Self {
+            streams: Rc::clone(streams),
+            number,
+        }
+    }
+
+    /// The client has a part of the answer to take.
+    pub(crate) fn waits_for_client(&self) {
+        let mut waiting = self.streams.waiting.borrow_mut();
+        waiting.insert(self.number, Instant::now());
+    }
+
+    /// The client took it: the next part is asked for.
+    pub(crate) fn taken(&self) {
+        self.streams.waiting.borrow_mut().remove(&self.number);
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+        self.taken();
+        let open = &self.streams.open;
+        open.set(open.get().saturating_sub(1));
     }
 }
 
 /// Serves a connection until the client ends it, it idles too long, or the gateway drains.
 pub(crate) async fn serve(worker: &Rc<Worker>, connection: &Rc<Connection>, stream: Rewound) {
     let limits = &connection.limits;
-    let open = Rc::new(Cell::new(0_usize));
+    let streams = Rc::new(Streams::default());
     let service = service_fn(|request: Request<Incoming>| {
         let (worker, connection) = (Rc::clone(worker), Rc::clone(connection));
-        let open = Open::one(&open);
+        let open = Open::one(&streams);
         async move {
             let response = answer(&worker, &connection, request).await;
             Ok::<_, Infallible>(response.map(|body| body.holding(open)))
@@ -70,14 +113,22 @@ pub(crate) async fn serve(worker: &Rc<Worker>, connection: &Rc<Connection>, stre
         .keep_alive_timeout(Duration::from_secs(20));
     let served = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let idle = ms(limits.keep_alive_ms);
-    until_done(worker, served, idle, &open).await;
+    let most = ms(limits.write_idle_ms).saturating_mul(PARTS);
+    until_done(worker, served, idle, most, &streams).await;
 }
 
-/// Drives a connection; tells it to finish when it idles or the gateway drains.
-async fn until_done<C>(worker: &Worker, mut served: Pin<&mut C>, idle: Duration, open: &Cell<usize>)
-where
+/// Drives a connection; tells it to finish when it idles or the gateway drains, and drops it when its
+/// client takes nothing of an answer for longer than `most`.
+async fn until_done<C>(
+    worker: &Worker,
+    mut served: Pin<&mut C>,
+    idle: Duration,
+    most: Duration,
+    streams: &Streams,
+) where
     C: Future<Output = hyper::Result<()>> + Graceful,
 {
+    let mut look = Deadline::after(most);
     let mut drain = pin!(worker.drain.notified());
     let mut finishing = worker.is_draining();
     if finishing {
@@ -92,8 +143,16 @@ where
             finishing = true;
             served.as_mut().finish();
         }
-        if open.get() > 0 {
+        if streams.open.get() > 0 {
             deadline.set(idle);
+        }
+        if look.poll_reached(cx) {
+            if streams.is_left(most) {
+                return Poll::Ready(());
+            }
+            look.set(most);
+            // Not ready: it only registers the task with the timer.
+            look.poll_reached(cx);
         }
         if deadline.poll_reached(cx) {
             if finishing {

@@ -8,6 +8,7 @@
 
 pub(crate) mod client;
 pub(crate) mod load;
+pub(crate) mod raw;
 pub(crate) mod upstream;
 
 use std::net::{SocketAddr, TcpListener};

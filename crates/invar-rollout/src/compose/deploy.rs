@@ -18,6 +18,7 @@ impl Default for Deploy {
             pids: None,
             failure_action: FailureAction::Rollback,
             stop_first: false,
+            restart: None,
         }
     }
 }
@@ -28,10 +29,6 @@ const NOT_HONOURED: &[(&str, &str)] = &[
     ("placement", "there is one host"),
     ("endpoint_mode", "the gateway is the way in"),
     ("labels", "labels are those of the service"),
-    (
-        "restart_policy",
-        "an ended container is replaced by the next deploy",
-    ),
     (
         "rollback_config",
         "a rollback is always all at once, and at once",
@@ -60,8 +57,53 @@ pub(super) fn read(node: &Node, path: &str, warnings: &mut Vec<Warning>) -> Resu
             warnings,
         )?;
     }
+    if let Some(node) = fields.take("restart_policy") {
+        let path = fields.path_of("restart_policy");
+        deploy.restart = Some(restart(node, &path, warnings)?);
+    }
     fields.finish(NOT_HONOURED, warnings);
     Ok(deploy)
+}
+
+/// `restart_policy` in the words of `restart`.
+fn restart(node: &Node, path: &str, warnings: &mut Vec<Warning>) -> Result<String> {
+    let mut fields = Fields::of(node, path)?;
+    let most: Option<u32> = fields.read("max_attempts", integer)?;
+    let condition = fields.read("condition", |node, path| match text(node, path)? {
+        condition @ ("none" | "on-failure" | "any") => Ok(condition.to_owned()),
+        _ => Err(wrong(node, path, "none, on-failure or any")),
+    })?;
+    let words = match (condition.as_deref().unwrap_or("any"), most) {
+        ("none", _) => "no".to_owned(),
+        ("on-failure", Some(most)) => format!("on-failure:{most}"),
+        ("on-failure", None) => "on-failure".to_owned(),
+        (_, None) => "always".to_owned(),
+        (_, Some(_)) => {
+            let reason = format!("{path}.max_attempts goes with condition: on-failure only");
+            return Err(node.at.error(reason));
+        }
+    };
+    let reason = "pauses between starts grow by themselves";
+    fields.finish(&[("delay", reason), ("window", reason)], warnings);
+    Ok(words)
+}
+
+/// `restart` of a service: `no`, `always`, `unless-stopped`, `on-failure[:TIMES]`.
+pub(super) fn short_restart(node: &Node, path: &str) -> Result<String> {
+    // Written without quotes, `no` is what YAML 1.1 takes for false.
+    let words = text(node, path)?;
+    let is_known = match words.strip_prefix("on-failure") {
+        Some("") => true,
+        Some(times) => times
+            .strip_prefix(':')
+            .is_some_and(|n| n.parse::<u32>().is_ok()),
+        None => matches!(words, "no" | "always" | "unless-stopped"),
+    };
+    if is_known {
+        return Ok(words.to_owned());
+    }
+    let wanted = "no, always, unless-stopped or on-failure[:TIMES]";
+    Err(wrong(node, path, wanted))
 }
 
 fn resources(

@@ -212,6 +212,8 @@ pub struct Deploy {
     pub failure_action: FailureAction,
     /// Whether the old containers stop before new ones start.
     pub stop_first: bool,
+    /// Whether a container whose program ends is started again, in the words of `--restart`.
+    pub restart: Option<String>,
 }
 
 /// A file with content of the project: a config or a secret.

@@ -38,15 +38,12 @@ const NOT_HONOURED: &[(&str, &str)] = &[
     ),
     (
         "external_links",
-        "containers find each other by the names of services",
+        "services do not find each other by name yet",
     ),
     ("extra_hosts", "not there yet"),
     ("ipc", "every container has its own"),
     ("isolation", "there is one kind on Linux"),
-    (
-        "links",
-        "containers find each other by the names of services",
-    ),
+    ("links", "services do not find each other by name yet"),
     ("logging", "the engine keeps the log, within limits"),
     ("mem_reservation", "nothing is set aside"),
     ("memswap_limit", "not there yet"),
@@ -57,10 +54,6 @@ const NOT_HONOURED: &[(&str, &str)] = &[
     (
         "pull_policy",
         "an image must be there; invar pull fetches it",
-    ),
-    (
-        "restart",
-        "an ended container is replaced by the next deploy",
     ),
     ("runtime", "there is one"),
     (
@@ -96,6 +89,8 @@ pub(super) fn read(
         .read("deploy", |node, path| deploy::read(node, path, warnings))?
         .unwrap_or_default();
     short_limits(&mut fields, &mut deploy)?;
+    let restart = fields.read("restart", deploy::short_restart)?;
+    deploy.restart = deploy.restart.take().or(restart);
     let service = Service {
         at: node.at.clone(),
         image,
@@ -147,7 +142,28 @@ pub(super) fn read(
     };
     fields.take("profiles");
     fields.finish(NOT_HONOURED, warnings);
-    Ok(service)
+    Ok(only_where_it_is_reached(service, path, warnings))
+}
+
+/// A container that is started again has another address in its network, of which the gateway would
+/// hear nothing: with the host's network alone it is reached as before.
+fn only_where_it_is_reached(
+    mut service: Service,
+    path: &str,
+    warnings: &mut Vec<Warning>,
+) -> Service {
+    let restart = service.deploy.restart.as_deref();
+    if service.network != NetworkMode::Host && restart.is_some_and(|words| words != "no") {
+        service.deploy.restart = None;
+        warnings.push(Warning {
+            at: service.at.clone(),
+            path: format!("{path}.restart"),
+            message: "not honoured without network_mode: host: an ended container is replaced by \
+                      the next deploy"
+                .to_owned(),
+        });
+    }
+    service
 }
 
 /// `env_file` first, `environment` over it.

@@ -38,7 +38,7 @@ services:
       replicas: 2
       resources: { limits: { cpus: "0.5", memory: 64m, pids: 100 } }
       update_config: { order: start-first, failure_action: rollback, parallelism: 2 }
-      restart_policy: { condition: any }
+      restart_policy: { condition: on-failure, max_attempts: 3, delay: 5s }
     configs: [{ source: app, target: /etc/app.conf }]
     secrets: [token]
     x-invar:
@@ -85,6 +85,7 @@ fn a_whole_file_is_read() {
     assert_eq!(web.depends_on[0].condition, Condition::Healthy);
     assert_eq!(web.deploy.replicas, 2);
     assert_eq!(web.deploy.memory.as_deref(), Some("64m"));
+    assert_eq!(web.deploy.restart, None);
     assert_eq!(web.files[0].content, b"tag=1.4");
     assert_eq!(web.files[1].target, "/run/secrets/token");
     assert!(web.files[1].is_secret);
@@ -99,7 +100,8 @@ fn a_whole_file_is_read() {
         ("networks", "26:1"),
         ("services.db.build", "22:5"),
         ("services.web.color", "18:5"),
-        ("deploy.restart_policy", ""),
+        ("restart_policy.delay", ""),
+        ("services.web.restart:", ""),
         ("update_config.parallelism", ""),
     ];
     assert_eq!(named.len(), expected.len(), "{named:#?}");
@@ -108,6 +110,26 @@ fn a_whole_file_is_read() {
             named.iter().any(|said| said.contains(path)),
             "{path}: {named:#?}"
         );
+    }
+}
+
+#[test]
+fn a_restart_policy_holds_with_the_network_of_the_host() {
+    for (written, read_as) in [
+        ("restart: always", Some("always")),
+        ("restart: \"no\"", Some("no")),
+        (
+            "deploy: { restart_policy: { condition: on-failure, max_attempts: 3 } }",
+            Some("on-failure:3"),
+        ),
+        ("deploy: { restart_policy: {} }", Some("always")),
+        ("tty: true", None),
+    ] {
+        let text =
+            format!("services:\n  web:\n    image: x\n    network_mode: host\n    {written}\n");
+        let (project, warnings) = read(&text).unwrap();
+        let restart = project.services["web"].deploy.restart.as_deref();
+        assert_eq!((restart, warnings.len()), (read_as, 0), "{written}");
     }
 }
 
@@ -128,6 +150,14 @@ const BAD: &[(&str, &str)] = &[
     ),
     ("command: \"a 'b\"", "a single quote is not closed"),
     ("environment: [=x]", "has no name"),
+    (
+        "restart: often",
+        "4:14: services.web.restart is no, always, unless-stopped or on-failure[:TIMES]",
+    ),
+    (
+        "deploy: { restart_policy: { max_attempts: 3 } }",
+        "max_attempts goes with condition: on-failure only",
+    ),
     ("healthcheck: { test: [wget] }", "begins with CMD"),
     ("healthcheck: { test: x, interval: 5 }", "is a time such as"),
     (

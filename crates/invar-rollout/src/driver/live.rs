@@ -80,13 +80,21 @@ impl Live {
         let mut replicas = Vec::new();
         let mut alarm = None;
         self.addresses.clear();
+        let began = i64::try_from(rollout.began_ms).unwrap_or(i64::MAX);
         let ids: Vec<ContainerId> = containers.iter().map(|found| found.id.clone()).collect();
         self.health.keep(&ids);
         for container in &containers {
             let Some((role, index)) = place(rollout, container) else {
                 continue;
             };
-            let state = self.state(role, container);
+            let mut state = self.state(role, container);
+            // Started again by its policy, it looks well; in a trial its end counts all the same.
+            let is_new = container.created_at.as_millisecond() >= began;
+            if role == Role::Target && is_new && container.restarts > 0 && !rollout.phase.is_final()
+            {
+                let times = container.restarts;
+                state = ReplicaState::Ended(format!("ended and was started again, {times} times"));
+            }
             if role == Role::Target
                 && state == ReplicaState::Healthy
                 && let Some(sound) = &self.alarm

@@ -129,6 +129,7 @@ fn options(project: &Project, service: &Service, root: &Path) -> anyhow::Result<
         memory: service.deploy.memory.clone(),
         cpus: service.deploy.cpus.clone(),
         pids_limit: service.deploy.pids,
+        restart: service.deploy.restart.clone(),
         cap_add: service.cap_add.clone(),
         cap_drop: service.cap_drop.clone(),
         hostname: service.hostname.clone(),
