@@ -407,6 +407,7 @@ fn a_canary_that_tries_to_run_a_foreign_program_is_rolled_back() {
         "{said}"
     );
     assert_eq!(rig.ask(), "v1");
+}
 
 /// The first process of the service's only container.
 fn first_process(rig: &Rig) -> Option<String> {
