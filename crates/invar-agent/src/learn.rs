@@ -42,23 +42,13 @@ pub struct Place {
     pub because: &'static str,
 }
 
-/// Something a container wrote; the path escaped, as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
-    /// The path.
-    pub path: String,
-}
-
-/// Proposes what could hold what was written. `has_content` says whether the image has anything in a
+/// Proposes what could hold what was written; the paths escaped, as they are shown. `has_content` says whether the image has anything in a
 /// directory: memory over it would hide that.
-pub fn places(written: &[Written], has_content: &dyn Fn(&str) -> bool) -> Vec<Place> {
+pub fn places(written: &[String], has_content: &dyn Fn(&str) -> bool) -> Vec<Place> {
     let mut found: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for one in written {
-        if !SCRATCH.iter().any(|top| is_in(&one.path, top)) {
-            found
-                .entry(place_of(&one.path))
-                .or_default()
-                .push(&one.path);
+        if !SCRATCH.iter().any(|top| is_in(one, top)) {
+            found.entry(place_of(one)).or_default().push(one);
         }
     }
     let places = found.into_iter().map(|(dir, paths)| {
@@ -124,12 +114,7 @@ mod tests {
     use super::*;
 
     fn proposed(paths: &[&str]) -> Vec<(String, Holder)> {
-        let written: Vec<Written> = paths
-            .iter()
-            .map(|path| Written {
-                path: (*path).to_owned(),
-            })
-            .collect();
+        let written: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
         let has_content = |dir: &str| dir == "/app/static";
         let places = places(&written, &has_content);
         places

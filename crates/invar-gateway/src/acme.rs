@@ -21,8 +21,8 @@ use std::time::{Duration, Instant, SystemTime};
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt as _;
 use instant_acme::{
-    Account, AccountCredentials, AuthorizationStatus, ChallengeType, Identifier, NewAccount,
-    NewOrder, Order, OrderStatus, RetryPolicy,
+    Account, AccountBuilder, AccountCredentials, AuthorizationStatus, ChallengeType, Identifier,
+    NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -231,11 +231,6 @@ async fn prove(
 
 /// The account with a server, made and kept when there is none.
 async fn account(dir: &Path, acme: &AcmeConfig) -> Result<Account, String> {
-    let builder = match &acme.root {
-        Some(root) => Account::builder_with_root(root),
-        None => Account::builder(),
-    };
-    let builder = builder.map_err(|error| format!("TLS to the server: {error}"))?;
     // One account a server; its URL may hold anything.
     let name: String = acme
         .directory
@@ -250,26 +245,32 @@ async fn account(dir: &Path, acme: &AcmeConfig) -> Result<Account, String> {
         .ok()
         .and_then(|text| serde_json::from_slice::<AccountCredentials>(&text).ok());
     if let Some(credentials) = kept
-        && let Ok(account) = builder.from_credentials(credentials).await
+        && let Ok(account) = builder(acme)?.from_credentials(credentials).await
     {
         return Ok(account);
     }
-    let builder = match &acme.root {
-        Some(root) => Account::builder_with_root(root),
-        None => Account::builder(),
-    };
-    let builder = builder.map_err(|error| format!("TLS to the server: {error}"))?;
     let contact: Vec<&str> = acme.contact.iter().map(String::as_str).collect();
     let new = NewAccount {
         contact: &contact,
         terms_of_service_agreed: true,
         only_return_existing: false,
     };
-    let made = builder.create(&new, acme.directory.clone(), None).await;
+    let made = builder(acme)?
+        .create(&new, acme.directory.clone(), None)
+        .await;
     let (account, credentials) = made.map_err(|error| format!("account: {error}"))?;
     let text = serde_json::to_vec(&credentials).map_err(|error| error.to_string())?;
     replace(&file, &text).map_err(|error| format!("{}: {error}", file.display()))?;
     Ok(account)
+}
+
+/// What talks to a server, by TLS that believes the root that was named, or the host's.
+fn builder(acme: &AcmeConfig) -> Result<AccountBuilder, String> {
+    let builder = match &acme.root {
+        Some(root) => Account::builder_with_root(root),
+        None => Account::builder(),
+    };
+    builder.map_err(|error| format!("TLS to the server: {error}"))
 }
 
 /// What an order was for, before the first line of PEM, where readers of PEM skip it.

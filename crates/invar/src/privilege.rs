@@ -92,7 +92,7 @@ fn is_own(root: &Path) -> bool {
 }
 
 /// A word as a shell takes it back.
-fn quote(word: &str) -> String {
+pub(crate) fn quote(word: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-=:,@%+".contains(&b);
     if !word.is_empty() && word.bytes().all(plain) {
         word.to_owned()

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use fs_err as fs;
-use invar_agent::learn::{Holder, Place, Written, places};
+use invar_agent::learn::{Holder, Place, places};
 use invar_drift::{Kind, Options, open_beneath};
 use invar_engine::Container;
 use rustix::fs::{Dir, OFlags};
@@ -77,7 +77,7 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         namespace: namespace.unwrap_or_default(),
         ..Options::default()
     };
-    let written: Vec<Written> = match &root.upper {
+    let written: Vec<String> = match &root.upper {
         None => Vec::new(),
         Some(upper) => {
             let changes = invar_drift::changes(root.lower.as_fd(), upper.dir.as_fd(), &options)?;
@@ -88,9 +88,7 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
                 .iter()
                 .filter(|change| change.actual.is_some_and(|kind| kind != Kind::Deleted))
                 .filter(|change| is_leaf(&change.path))
-                .map(|change| Written {
-                    path: printer::escape(&change.path).into_owned(),
-                })
+                .map(|change| printer::escape(&change.path).into_owned())
                 .collect()
         }
     };
@@ -192,11 +190,18 @@ fn table(proposal: &Proposal) -> Vec<String> {
     add("--read-only".to_owned(), &because);
     for place in &proposal.places {
         let because = format!("{} paths: {}", place.paths, place.because);
+        // The container chose the path, and somebody will paste the line.
         match place.holder {
-            Holder::Tmpfs => add(format!("--tmpfs {}", place.dir), &because),
+            Holder::Tmpfs => add(
+                format!("--tmpfs {}", privilege::quote(&place.dir)),
+                &because,
+            ),
             Holder::Volume => {
                 let name = volume(proposal, &place.dir);
-                add(format!("-v {name}:{}", place.dir), &because);
+                add(
+                    format!("-v {}", privilege::quote(&format!("{name}:{}", place.dir))),
+                    &because,
+                );
             }
             Holder::Image => {}
         }
