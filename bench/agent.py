@@ -13,7 +13,7 @@ from table import Row
 
 CONTAINERS = 50
 IDLE_SECONDS = 30
-POLICY = 'version = 1\n[default]\nmode = "block"\nrespond = "replace"\n'
+POLICY = 'version = 1\n[default]\nmode = "block"\nrespond = "replace"\ncooldown = { most = 1000 }\n'
 
 
 def agent(bench, rounds: int) -> list:

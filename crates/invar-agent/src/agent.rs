@@ -419,14 +419,18 @@ impl Agent {
     /// One incident a container; a name that was replaced too often is not replaced again.
     fn open_incident(&self, event: &Event, rules: &Rules) -> Result<Option<Incident>> {
         let place = &event.container;
+        let known = self.shared.watched().get(&place.id).map(|one| one.incident);
+        // The container may go on doing such things many times a second.
+        if known.flatten().is_some() {
+            return Ok(None);
+        }
         let mut respond = rules.respond;
+        let name = self.name_of(&place.engine, &place.id);
+        let name = name.unwrap_or_else(|| place.name.clone());
         if respond == Respond::Replace {
             let within = SignedDuration::try_from(rules.within).unwrap_or(SignedDuration::MAX);
             let since = Timestamp::now().saturating_sub(within);
             let since = since.unwrap_or(Timestamp::MIN);
-            let name = self
-                .name_of(&place.id)
-                .unwrap_or_else(|| place.name.clone());
             let count = self.shared.journal.replaced(&place.engine, &name, since)?;
             if count >= rules.most {
                 respond = rules.then;
@@ -440,7 +444,7 @@ impl Agent {
                 self.shared.sender.send(&alert);
             }
         }
-        let incident = self.shared.journal.begin(event, respond)?;
+        let incident = self.shared.journal.begin(event, &name, respond)?;
         if let Some(incident) = &incident {
             if let Some(watched) = self.shared.watched().get_mut(&place.id) {
                 watched.incident = Some(incident.id);
@@ -451,9 +455,12 @@ impl Agent {
         Ok(incident)
     }
 
-    fn name_of(&self, id: &str) -> Option<String> {
-        let watched = self.shared.watched();
-        watched.get(id).map(|watched| watched.name.clone())
+    /// How a container is called at this moment: a replacement gives it its final name only after it
+    /// was started and is watched.
+    fn name_of(&self, kind: &str, id: &str) -> Option<String> {
+        let engine = self.shared.host.open(kind).ok().flatten()?;
+        let container = engine.inspect(id).ok()?;
+        Some(container.name.as_str().to_owned())
     }
 
     /// Tells of losses when they happen.

@@ -112,7 +112,13 @@ impl Journal {
     }
 
     /// Begins an incident; `None` when the container has one already.
-    pub(crate) fn begin(&self, event: &Event, respond: Respond) -> Result<Option<Incident>> {
+    /// `name` is how the container is called now.
+    pub(crate) fn begin(
+        &self,
+        event: &Event,
+        name: &str,
+        respond: Respond,
+    ) -> Result<Option<Incident>> {
         let reason = crate::alert::summary(event);
         let text = serde_json::to_string(event).unwrap_or_default();
         let at = event.time;
@@ -124,7 +130,7 @@ impl Journal {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'begun')",
                 (
                     &place.id,
-                    &place.name,
+                    name,
                     &place.engine,
                     at.as_millisecond(),
                     event.severity.as_str(),

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use fs_err as fs;
 use invar_sys::process::{command, inherit, inherited, read_only_self};
@@ -17,7 +18,7 @@ use libcontainer::syscall::syscall::SyscallType;
 use rustix::event::PollFlags;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
+use rustix::process::{Pid, WaitOptions, WaitStatus, wait, waitpid};
 use serde::{Deserialize, Serialize};
 
 use super::channel;
@@ -33,6 +34,9 @@ use super::{EmbeddedEngine, users};
 use crate::container::ContainerId;
 use crate::engine::ExecConfig;
 use crate::error::{EngineError, Result};
+
+/// How long a program that could not be executed may take to be gone.
+const REAPING: Duration = Duration::from_secs(1);
 
 /// What the helper is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -164,6 +168,9 @@ fn run(request: &Request) -> std::result::Result<u8, Failure> {
     fs::write(&process, request.process.to_string()).map_err(setup)?;
     let started = start(request, &directory, &process);
     fs::remove_file(&process).ok();
+    if started.is_err() {
+        reap();
+    }
     let (pid, terminal) = started?;
     let mut pump = terminal.map(|master| Pump::of_terminal(master, request.interactive));
     loop {
@@ -188,6 +195,22 @@ fn run(request: &Request) -> std::result::Result<u8, Failure> {
             }
             Ok(SIGWINCH) => pump.iter().for_each(Pump::follow_size),
             _ => {}
+        }
+    }
+}
+
+/// Reaps what could not become the program: it has ended, or is just ending. Left to the host's
+/// first process, which may take its time, it would hold up the end of the whole container: that
+/// waits for everything in its process namespace (`pid_namespaces(7)`).
+fn reap() {
+    let deadline = Instant::now() + REAPING;
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) => {}
+            Ok(None) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            _ => return,
         }
     }
 }
