@@ -36,6 +36,18 @@ pub enum SensorError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The kernel did not take the guard's programs, or one of their maps.
+    #[error("the kernel refuses the guard's BPF programs: {source}")]
+    Guard {
+        /// What libbpf says.
+        source: libbpf_rs::Error,
+    },
+    /// The guard's programs could not be made to outlive this process.
+    #[error("could not pin the guard's BPF programs: {source}")]
+    Pin {
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// A thread could not be made.
     #[error("could not start a thread: {source}")]
     Thread {

@@ -32,6 +32,8 @@ pub enum What {
     /// A library, script or program that is not of the image was not let be opened by what would
     /// run it.
     OpenBlocked,
+    /// A file that is not of the image was not let be mapped as code.
+    MapBlocked,
     /// A walk found a change that nothing was told of.
     Missed,
 }
@@ -49,18 +51,26 @@ impl What {
             Self::Exec => "exec",
             Self::ExecBlocked => "exec-blocked",
             Self::OpenBlocked => "open-blocked",
+            Self::MapBlocked => "map-blocked",
             Self::Missed => "missed",
         }
     }
 
     /// Whether something was refused.
     pub fn is_blocked(self) -> bool {
-        matches!(self, Self::ExecBlocked | Self::OpenBlocked)
+        matches!(
+            self,
+            Self::ExecBlocked | Self::OpenBlocked | Self::MapBlocked
+        )
     }
 
     pub(crate) fn kind(self) -> Kind {
         match self {
-            Self::Create | Self::Exec | Self::ExecBlocked | Self::OpenBlocked => Kind::Added,
+            Self::Create
+            | Self::Exec
+            | Self::ExecBlocked
+            | Self::OpenBlocked
+            | Self::MapBlocked => Kind::Added,
             Self::Delete => Kind::Deleted,
             _ => Kind::Changed,
         }

@@ -9,10 +9,12 @@ use fs_err as fs;
 use invar_drift::Glob;
 use invar_sys::fanotify::{Gate, Request, mask};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::fs::fstat;
 
 use crate::counts::add;
 use crate::error::{Result, SensorError};
 use crate::event::{Place, What};
+use crate::guard::Trust;
 use crate::intent;
 use crate::mounted::{self, is_overlay};
 use crate::outlet::{Deed, Outlet};
@@ -56,6 +58,8 @@ struct Keeper {
     block: bool,
     has_root: bool,
     allow: Arc<Vec<Glob>>,
+    /// The kernel's guard, which is told of what was compared.
+    trust: Option<Arc<Trust>>,
     /// Where the host sees the root; the kernel names files so that come in from there.
     merged: Vec<u8>,
 }
@@ -73,6 +77,7 @@ pub(crate) fn start(
     target: &Target,
     place: &Arc<Place>,
     allow: &Arc<Vec<Glob>>,
+    trust: Option<Arc<Trust>>,
     outlet: &Arc<Outlet>,
 ) -> Result<Running> {
     let group = if target.block {
@@ -96,6 +101,7 @@ pub(crate) fn start(
         block: target.block,
         has_root: target.upper.is_some(),
         allow: Arc::clone(allow),
+        trust,
         merged: merged(target),
     };
     let places = mounted::places(target)?;
@@ -202,10 +208,19 @@ impl Keeper {
     fn judge(&self, request: &Request, path: &[u8]) -> Verdict {
         let file = request.file.as_fd();
         let opens = request.mask & mask::OPEN != 0;
+        // Before the content is read: what changes meanwhile has another time then.
+        let stat = fstat(file);
+        let trusted = || {
+            if let (Some(trust), Ok(stat)) = (&self.trust, stat) {
+                trust.put(file, &stat);
+            }
+            Verdict::Allowed
+        };
         let why = if self.has_root && is_overlay(file) {
             match self.image.prove(file, path) {
                 Proof::Untouched if opens => return Verdict::Settled,
-                Proof::Untouched | Proof::SameContent => return Verdict::Allowed,
+                Proof::Untouched => return Verdict::Allowed,
+                Proof::SameContent => return trusted(),
                 Proof::Changed => "its content is not the image's",
                 Proof::Added => "the image does not have it",
             }
@@ -213,7 +228,7 @@ impl Keeper {
             "it lies on a volume or tmpfs"
         };
         if self.allow.iter().any(|glob| glob.fits(path)) {
-            return Verdict::Allowed;
+            return trusted();
         }
         if opens {
             return match intent::to_run(file, path, request.pid) {

@@ -14,8 +14,11 @@
 //! Invariants: a file counts as the image's only on proof taken from the open file itself, never
 //! because a name is absent somewhere; every queue and table is bounded, what does not fit is
 //! counted, and a walk of the upper directory then tells what was missed. When the process ends,
-//! the kernel lets everything through again. It does not stop code that never passes an open: memfd,
-//! a file already open, anonymous memory.
+//! fanotify lets everything through again, and it does not stop code that never passes an open.
+//!
+//! Where the kernel runs LSM programs, the *guard* refuses too, from what overlayfs itself knows of
+//! an inode: also memfd and what is mapped, and when pinned, after the process has ended. The gate
+//! has then the part of telling it which changed files have the image's content.
 #![forbid(unsafe_code)]
 
 mod actor;
@@ -24,6 +27,7 @@ mod error;
 mod event;
 mod files;
 mod gate;
+mod guard;
 mod intent;
 mod known;
 mod mounted;
@@ -38,5 +42,6 @@ pub use actor::{Actor, Ancestor, Session};
 pub use counts::Counts;
 pub use error::{Result, SensorError};
 pub use event::{Event, Place, What};
-pub use sensor::{Events, Sensor, Settings};
+pub use guard::{PINS, lift, probe};
+pub use sensor::{Events, Guarding, Sensor, Settings};
 pub use target::{Target, UpperDirectory};

@@ -75,7 +75,7 @@ impl Outlet {
             return;
         };
         let least = match deed.what {
-            What::Exec | What::ExecBlocked | What::OpenBlocked => Severity::High,
+            What::Exec | What::ExecBlocked | What::OpenBlocked | What::MapBlocked => Severity::High,
             _ => Severity::Info,
         };
         if deed.what.is_blocked() {

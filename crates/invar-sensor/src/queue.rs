@@ -28,7 +28,9 @@ impl Queue {
     pub(crate) fn push(&self, event: Event) -> bool {
         let mut lanes = self.lock();
         let lane = match event.what {
-            What::Exec | What::ExecBlocked | What::OpenBlocked => &mut lanes.executions,
+            What::Exec | What::ExecBlocked | What::OpenBlocked | What::MapBlocked => {
+                &mut lanes.executions
+            }
             _ => &mut lanes.files,
         };
         if lane.len() >= LONGEST {

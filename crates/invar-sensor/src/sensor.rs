@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
@@ -16,6 +17,7 @@ use crate::error::{Result, SensorError};
 use crate::event::{Event, Place};
 use crate::files::{self, Shared, WANTED, Watched};
 use crate::gate::{self, Running};
+use crate::guard::{Guard, Ward};
 use crate::known::Known;
 use crate::outlet::{Outlet, lock};
 use crate::places::path_of;
@@ -28,6 +30,20 @@ pub struct Settings {
     pub rules: Arc<Rules>,
     /// Paths that may run although they are not of the image.
     pub allow: Vec<Glob>,
+    /// Whether the kernel's own guard is asked for.
+    pub guard: Guarding,
+}
+
+/// What refuses beside fanotify.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Guarding {
+    /// Nothing.
+    None,
+    /// LSM programs where the kernel takes them, as long as the sensor lives.
+    WhileItLives,
+    /// LSM programs that are pinned in this directory of a BPF file system, and stay until
+    /// [`lift`](crate::lift).
+    Pinned(PathBuf),
 }
 
 /// Watches containers until it is dropped.
@@ -40,6 +56,9 @@ pub struct Sensor {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     containers: HashMap<String, Watching>,
+    guard: Option<Guard>,
+    /// Why there is no guard although it was asked for.
+    unguarded: Option<SensorError>,
 }
 
 /// A container that is watched.
@@ -47,6 +66,7 @@ pub struct Sensor {
 struct Watching {
     init: u32,
     _gate: Running,
+    ward: Option<Ward>,
     files: Option<Arc<Watched>>,
 }
 
@@ -67,7 +87,18 @@ impl Sensor {
                 .spawn(move || files::run(&names, &wake, &shared, &outlet))
                 .map_err(|source| SensorError::Thread { source })?
         };
+        let guard = match settings.guard {
+            Guarding::None => None,
+            Guarding::WhileItLives => Some(Guard::start(None, &outlet)),
+            Guarding::Pinned(pins) => Some(Guard::start(Some(&pins), &outlet)),
+        };
+        let (guard, unguarded) = match guard.transpose() {
+            Ok(guard) => (guard, None),
+            Err(error) => (None, Some(error)),
+        };
         Ok(Self {
+            guard,
+            unguarded,
             outlet,
             allow: Arc::new(settings.allow),
             names,
@@ -83,7 +114,10 @@ impl Sensor {
     pub fn watch(&mut self, target: &Target) -> Result<usize> {
         let place = Arc::new(target.place.clone());
         let allow: Vec<Glob> = self.allow.iter().chain(&target.allow).cloned().collect();
-        let gate = gate::start(target, &place, &Arc::new(allow), &self.outlet)?;
+        let guard = self.guard.as_ref().filter(|_| target.block);
+        let trust = guard.map(Guard::trust);
+        let gate = gate::start(target, &place, &Arc::new(allow), trust, &self.outlet)?;
+        let ward = guard.map(|guard| guard.add(target, &place)).transpose()?;
         let files = self.watch_files(target, &place, gate.group())?;
         let before = match &files {
             None => 0,
@@ -93,6 +127,7 @@ impl Sensor {
         let watching = Watching {
             init: target.init,
             _gate: gate,
+            ward,
             files,
         };
         self.containers.insert(target.place.id.clone(), watching);
@@ -150,8 +185,22 @@ impl Sensor {
             .filter_map(|watching| watching.files.clone())
             .collect();
         *lock(&self.shared.watched) = files;
+        if let Some(guard) = &self.guard {
+            let wards = self.containers.values();
+            guard.keep_only(wards.filter_map(|watching| watching.ward.as_ref()));
+        }
         self.shared.has_changed.store(true, Ordering::SeqCst);
         before - self.containers.len()
+    }
+
+    /// Whether the kernel itself refuses what is not of the image.
+    pub fn is_guarded(&self) -> bool {
+        self.guard.is_some()
+    }
+
+    /// Why it does not, although that was asked for.
+    pub fn unguarded(&self) -> Option<&SensorError> {
+        self.unguarded.as_ref()
     }
 
     /// What is seen, for another thread.
