@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use fs_err as fs;
 use invar_drift::Severity;
 use invar_engine::{Container, Engine, HealthStatus, State};
-use invar_sensor::{Counts, Event, Sensor, What};
+use invar_sensor::{Counts, Event, Guarding, Sensor, What};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
@@ -41,6 +41,8 @@ pub struct Settings {
     pub policy: PathBuf,
     /// Its socket.
     pub control: PathBuf,
+    /// What refuses beside fanotify; what is pinned outlives an agent that was killed.
+    pub guard: Guarding,
 }
 
 /// A container that is watched.
@@ -80,6 +82,8 @@ pub(crate) struct Shared {
     pub(crate) incidents: Mutex<HashMap<String, u64>>,
     pub(crate) problems: Mutex<Vec<String>>,
     pub(crate) policy_problem: Mutex<Option<String>>,
+    /// Why refusing ends with this process, although it should not.
+    pub(crate) unguarded: Option<String>,
     pub(crate) begun_at: Timestamp,
     pub(crate) reload: AtomicBool,
     pub(crate) ends: AtomicBool,
@@ -133,6 +137,7 @@ impl Agent {
         let sensor = Sensor::start(invar_sensor::Settings {
             rules: drift_rules(&policy)?,
             allow: Vec::new(),
+            guard: settings.guard.clone(),
         })?;
         let courier = Arc::new(Courier::default());
         let sender = Sender::new(policy.alerts.clone(), journal.clone(), Arc::clone(&courier));
@@ -147,6 +152,7 @@ impl Agent {
             incidents: Mutex::default(),
             problems: Mutex::default(),
             policy_problem: Mutex::default(),
+            unguarded: sensor.unguarded().map(ToString::to_string),
             begun_at: Timestamp::now(),
             reload: AtomicBool::new(false),
             ends: AtomicBool::new(false),
@@ -201,6 +207,9 @@ impl Agent {
         courier.join().ok();
         // Responses under way are finished; a second signal kills, and they are gone on with later.
         self.responders.finish();
+        if let Guarding::Pinned(pins) = &self.shared.settings.guard {
+            invar_sensor::lift(pins).map_err(AgentError::io("lift the guard below", pins))?;
+        }
         fs::remove_file(&self.shared.settings.control).ok();
         Ok(())
     }

@@ -150,6 +150,8 @@ fn status(shared: &Shared) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "begun_at": shared.begun_at,
         "policy": shared.settings.policy,
+        "guard": if shared.unguarded.is_none() { "kernel" } else { "fanotify" },
+        "unguarded": shared.unguarded,
         "policy_problem": *locked(&shared.policy_problem),
         "engines_unreachable": *locked(&shared.problems),
         "counts": *locked(&shared.counts),

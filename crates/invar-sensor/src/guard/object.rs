@@ -33,6 +33,13 @@ pub fn probe() -> Result<()> {
 
 /// Takes away what was pinned; from then on everything runs. Whether there was something.
 pub fn lift(pins: &Path) -> io::Result<bool> {
+    // The kernel detaches programs when it finds the time; those that know no container refuse
+    // nothing.
+    for name in ["roots", "scopes"] {
+        if let Ok(map) = MapHandle::from_pinned_path(pins.join(name)) {
+            super::forget_others(&map, &[]);
+        }
+    }
     match fs::remove_dir_all(pins) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -81,12 +88,15 @@ pub(super) fn load(pins: Option<&Path>) -> Result<Loaded> {
 /// Replaces the program that was pinned there before; for a moment both run.
 fn pin_link(link: &mut Link, at: &Path) -> Result<()> {
     let refused = |source| SensorError::Guard { source };
-    let new = at.with_extension("new");
+    let mut new = at.as_os_str().to_owned();
+    // A BPF file system allows no dots in names.
+    new.push("_new");
+    let new = Path::new(&new);
     if new.exists() {
-        fs::remove_file(&new).map_err(|source| SensorError::Pin { source })?;
+        fs::remove_file(new).map_err(|source| SensorError::Pin { source })?;
     }
-    link.pin(&new).map_err(refused)?;
-    fs::rename(&new, at).map_err(|source| SensorError::Pin { source })
+    link.pin(new).map_err(refused)?;
+    fs::rename(new, at).map_err(|source| SensorError::Pin { source })
 }
 
 fn take(object: &Object, name: &str, pins: Option<&Path>) -> Result<MapHandle> {

@@ -11,6 +11,7 @@ use invar_agent::api::protocol::Ask;
 use invar_agent::{Agent, AgentError, Host, Settings, policy};
 use invar_engine::{Container, Engine, EngineError};
 use invar_evidence::Traffic;
+use invar_sensor::{Guarding, PINS, lift};
 use invar_sys::signal::{SIGHUP, SIGINT, SIGTERM, SignalFd};
 use serde_json::Value;
 
@@ -117,6 +118,11 @@ enum Command {
         #[command(flatten)]
         at: At,
     },
+    /// Let everything run again that a killed agent's guard still refuses
+    ///
+    /// What an agent refuses it refuses by programs in the kernel, where the kernel takes them: they
+    /// stay when the agent is killed, and go when it ends in order.
+    Lift,
     /// Have the agent read its policy again
     Reload {
         #[command(flatten)]
@@ -148,6 +154,7 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
             let container = container.clone();
             ask(&at.path(cli), Ask::Release { container })?;
         }
+        Some(Command::Lift) => lift_guard(cli)?,
         Some(Command::Reload { at }) => {
             ask(&at.path(cli), Ask::Reload)?;
         }
@@ -185,6 +192,22 @@ impl Host for Machine {
     }
 }
 
+/// Where the guard of a state root's agent is pinned. Names there hold no dots.
+fn pins(root: &Path) -> anyhow::Result<PathBuf> {
+    if root == Path::new("/var/lib/invar") {
+        return Ok(PINS.into());
+    }
+    let root = std::path::absolute(root)?;
+    let name = root.as_os_str().as_encoded_bytes().iter().map(|byte| {
+        if byte.is_ascii_alphanumeric() {
+            char::from(*byte)
+        } else {
+            '_'
+        }
+    });
+    Ok(PathBuf::from(format!("{PINS}{}", name.collect::<String>())))
+}
+
 /// An agent that knows the containers of a state root and no others.
 pub(crate) fn agent_of(root: &Path, settings: Settings) -> Result<Agent, AgentError> {
     let gateway = root.join("gateway.sock");
@@ -213,6 +236,7 @@ fn serve(cli: &Cli, args: &Run) -> anyhow::Result<()> {
         root: std::path::absolute(cli.root())?,
         policy: args.policy.clone(),
         control: args.at.path(cli),
+        guard: Guarding::Pinned(pins(cli.root())?),
     };
     if !settings.policy.exists() {
         let policy = settings.policy.display();
@@ -232,6 +256,23 @@ fn serve(cli: &Cli, args: &Run) -> anyhow::Result<()> {
         }
     });
     Ok(agent.run()?)
+}
+
+fn lift_guard(cli: &Cli) -> anyhow::Result<()> {
+    privilege::require_root()?;
+    if status_of(cli.root()).is_some() {
+        return Err(exit::failure(
+            "the agent runs, and its guard with it",
+            "let a container's programs run by its policy (docs/agent.md), or stop the agent",
+        ));
+    }
+    let pins = pins(cli.root())?;
+    if lift(&pins)? {
+        printer::note("the guard is lifted: everything runs again");
+    } else {
+        printer::note(format!("no guard is pinned at {}", pins.display()));
+    }
+    Ok(())
 }
 
 fn advise(error: AgentError) -> anyhow::Error {

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use invar_drift::{Glob, Severity};
 use invar_engine::{Container, Engine, State};
-use invar_sensor::{Counts, Event, Sensor, SensorError, Settings, What};
+use invar_sensor::{Counts, Event, Guarding, Sensor, SensorError, Settings, What};
 use invar_sys::signal::{SIGHUP, SIGINT, SIGTERM, SignalFd};
 use serde::Serialize;
 
@@ -66,9 +66,9 @@ Examples:
   invar watch --block web docker:db    these two; what was dropped into them does not run
   invar watch --min-severity high --format jsonl | logger -t invar
 
-What --block cannot stop: code that is never opened as a file of the container, that is memfd,
-a file that was already open when it was filled, anonymous memory, what an interpreter reads from
-standard input. When this command ends, however it ends, everything runs again.";
+What --block cannot stop: anonymous memory, what an interpreter reads from standard input, and where
+the kernel takes no LSM programs (invar doctor: guard) also memfd and a file that was already open
+when it was filled. When this command ends, however it ends, everything runs again.";
 
 fn glob(text: &str) -> Result<Glob, String> {
     if !text.starts_with('/') {
@@ -143,6 +143,11 @@ impl<'a> Watcher<'a> {
         let settings = Settings {
             rules: diff::rules(&args.rules)?,
             allow: args.allow.clone(),
+            guard: if args.block {
+                Guarding::WhileItLives
+            } else {
+                Guarding::None
+            },
         };
         Ok(Self {
             root,
@@ -217,10 +222,10 @@ impl<'a> Watcher<'a> {
             return Ok(());
         };
         let before = self.sensor.watch(&target)?;
-        let how = if self.args.block {
-            "blocking"
-        } else {
-            "observing"
+        let how = match (self.args.block, self.sensor.is_guarded()) {
+            (true, true) => "blocking, with the kernel's guard",
+            (true, false) => "blocking",
+            (false, _) => "observing",
         };
         let earlier = match before {
             0 => String::new(),

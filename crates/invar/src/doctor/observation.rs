@@ -16,6 +16,14 @@ pub(super) fn check(root: &Path, findings: &mut Vec<Finding>) {
         probe::fanotify_permission(root).map(|()| "may be asked before a program is executed"),
         "a kernel with CONFIG_FANOTIFY_ACCESS_PERMISSIONS, and CAP_SYS_ADMIN",
     );
+    group.tried(
+        "guard",
+        invar_sensor::probe().map(
+            |()| "LSM programs refuse what is not of the image, also when the agent was killed",
+        ),
+        "a kernel with CONFIG_BPF_LSM and CONFIG_DEBUG_INFO_BTF, booted with lsm=…,bpf; until then \
+         refusing ends with the agent",
+    );
     for (name, program, lost) in [
         (
             "bpf_lsm",

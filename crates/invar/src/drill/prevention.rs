@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use invar_drift::Rules;
-use invar_sensor::{Event, Sensor, Session, Settings, What};
+use invar_sensor::{Event, Guarding, Sensor, Session, Settings, What};
 use rustix::io::Errno;
 
 use super::attack::PROGRAM;
@@ -24,6 +24,7 @@ pub(super) fn check(target: &Target, site: &Site, step: &mut Step) -> anyhow::Re
     let mut sensor = Sensor::start(Settings {
         rules: Rules::builtin(),
         allow: Vec::new(),
+        guard: Guarding::WhileItLives,
     })?;
     sensor.watch(&watched)?;
     let code = site.exec(&["run", PROGRAM])?;

@@ -35,6 +35,7 @@ pub(super) fn check(
         root: stage.root().to_owned(),
         policy: stage.root().join("agent.toml"),
         control: agent::control(stage.root()),
+        guard: invar_sensor::Guarding::WhileItLives,
     };
     fs::write(&settings.policy, POLICY)?;
     let control = settings.control.clone();
