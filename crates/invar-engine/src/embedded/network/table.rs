@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row};
+use rusqlite::{Connection, Row};
 use serde::de::DeserializeOwned;
 
 use super::subnet::{PREFIX6, Subnet, at6};
@@ -14,7 +14,8 @@ use crate::container::{ContainerId, Endpoint, hex};
 use crate::error::{EngineError, Result};
 
 pub(super) const COMPONENT: &str = "network";
-pub(super) const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE networks (
         id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, bridge TEXT NOT NULL UNIQUE,
         subnet TEXT NOT NULL, subnet6 TEXT, internal INTEGER NOT NULL, labels TEXT NOT NULL,
@@ -25,7 +26,20 @@ pub(super) const MIGRATIONS: &[&str] = &["
         offset INTEGER NOT NULL, aliases TEXT NOT NULL, ports TEXT NOT NULL, dns TEXT NOT NULL,
         UNIQUE (network, offset)
     );
-"];
+",
+    "
+    ALTER TABLE endpoints RENAME TO endpoints_of_one_network;
+    CREATE TABLE endpoints (
+        container TEXT NOT NULL, network TEXT NOT NULL REFERENCES networks (id),
+        position INTEGER NOT NULL, offset INTEGER NOT NULL, aliases TEXT NOT NULL,
+        ports TEXT NOT NULL, dns TEXT NOT NULL,
+        PRIMARY KEY (container, network), UNIQUE (container, position), UNIQUE (network, offset)
+    );
+    INSERT INTO endpoints SELECT container, network, 0, offset, aliases, ports, dns
+        FROM endpoints_of_one_network;
+    DROP TABLE endpoints_of_one_network;
+",
+];
 
 /// A network of this state root.
 #[derive(Debug, Clone)]
@@ -49,6 +63,8 @@ pub(super) struct NetworkRow {
 pub(super) struct EndpointRow {
     pub(super) container: ContainerId,
     pub(super) network: String,
+    /// Its number among the container's places: `eth0`, `eth1`, …
+    pub(super) position: u32,
     pub(super) offset: u32,
     pub(super) aliases: Vec<String>,
     pub(super) ports: Vec<PublishedPort>,
@@ -101,7 +117,8 @@ pub(super) fn random_id() -> String {
 
 const NETWORK: &str = "SELECT id, name, bridge, subnet, subnet6, internal, labels, created_at, \
                        resolver_port FROM networks";
-const ENDPOINT: &str = "SELECT container, network, offset, aliases, ports, dns FROM endpoints";
+const ENDPOINT: &str = "SELECT container, network, position, offset, aliases, ports, dns FROM \
+                        endpoints";
 
 pub(super) fn networks(connection: &Connection) -> Result<Vec<NetworkRow>> {
     let mut statement = connection.prepare(&format!("{NETWORK} ORDER BY created_at, id"))?;
@@ -165,15 +182,15 @@ pub(super) fn endpoints(connection: &Connection) -> Result<Vec<EndpointRow>> {
     rows.map(|row| row?).collect()
 }
 
-pub(super) fn endpoint_of(
+/// The places of one container, `eth0` first.
+pub(super) fn endpoints_of(
     connection: &Connection,
     container: &ContainerId,
-) -> Result<Option<EndpointRow>> {
-    let sql = format!("{ENDPOINT} WHERE container = ?1");
-    connection
-        .query_row(&sql, [container.as_str()], |row| Ok(read_endpoint(row)))
-        .optional()?
-        .transpose()
+) -> Result<Vec<EndpointRow>> {
+    let sql = format!("{ENDPOINT} WHERE container = ?1 ORDER BY position");
+    let mut statement = connection.prepare(&sql)?;
+    let rows = statement.query_map([container.as_str()], |row| Ok(read_endpoint(row)))?;
+    rows.map(|row| row?).collect()
 }
 
 /// Names of containers, as the engine's own table has them.
@@ -184,12 +201,13 @@ pub(super) fn container_names(connection: &Connection) -> Result<Vec<(String, St
 }
 
 pub(super) fn insert_endpoint(connection: &Connection, row: &EndpointRow) -> Result<()> {
-    let sql = "INSERT INTO endpoints VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let sql = "INSERT INTO endpoints VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
     connection.execute(
         sql,
         (
             row.container.as_str(),
             &row.network,
+            row.position,
             row.offset,
             json(&row.aliases),
             json(&row.ports),
@@ -199,8 +217,15 @@ pub(super) fn insert_endpoint(connection: &Connection, row: &EndpointRow) -> Res
     Ok(())
 }
 
-/// Forgets a container's place; whether it had one.
-pub(super) fn delete_endpoint(connection: &Connection, container: &ContainerId) -> Result<bool> {
+/// Forgets a container's place in one network.
+pub(super) fn delete_endpoint(connection: &Connection, row: &EndpointRow) -> Result<()> {
+    let sql = "DELETE FROM endpoints WHERE container = ?1 AND network = ?2";
+    connection.execute(sql, (row.container.as_str(), &row.network))?;
+    Ok(())
+}
+
+/// Forgets a container's places; whether it had any.
+pub(super) fn delete_endpoints(connection: &Connection, container: &ContainerId) -> Result<bool> {
     let sql = "DELETE FROM endpoints WHERE container = ?1";
     Ok(connection.execute(sql, [container.as_str()])? > 0)
 }
@@ -288,10 +313,11 @@ fn read_endpoint(row: &Row<'_>) -> Result<EndpointRow> {
     Ok(EndpointRow {
         container: ContainerId::try_from(row.get::<_, String>(0)?)?,
         network: row.get(1)?,
-        offset: row.get(2)?,
-        aliases: from_json(&row.get::<_, String>(3)?)?,
-        ports: from_json(&row.get::<_, String>(4)?)?,
-        dns: from_json(&row.get::<_, String>(5)?)?,
+        position: row.get(2)?,
+        offset: row.get(3)?,
+        aliases: from_json(&row.get::<_, String>(4)?)?,
+        ports: from_json(&row.get::<_, String>(5)?)?,
+        dns: from_json(&row.get::<_, String>(6)?)?,
     })
 }
 

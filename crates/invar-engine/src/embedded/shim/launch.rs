@@ -186,7 +186,9 @@ fn take_place(place: &Place, handles: &[OwnedFd]) -> std::io::Result<()> {
         (Place::Network(wiring), _) => {
             let host = network::Routing::open()?;
             network::unshare()?;
-            wiring.connect(&host)?;
+            for cable in wiring {
+                cable.connect(&host)?;
+            }
         }
     }
     for (setting, value) in OWN_NETWORK {

@@ -113,8 +113,8 @@ pub(super) enum Place {
     Other,
     /// In a namespace with loopback only.
     Alone,
-    /// In a namespace with a cable to a bridge. Further handles hold ports of the host.
-    Network(Wiring),
+    /// In a namespace with cables to bridges. Further handles hold ports of the host.
+    Network(Vec<Wiring>),
 }
 
 /// What the shim answers, once.
