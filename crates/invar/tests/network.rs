@@ -4,8 +4,8 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::process::Command;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use invar_testkit::invar::Invar;
 use invar_testkit::machine::{self, HERE, HERE6, Neighbour, ip, nft};
 use serde_json::Value;
 use support::networks::{address, alone, fetch, get, networks, rules, serve};
-use support::{busybox, inspect, outcome, pid, shell, signal, status};
+use support::{inspect, outcome, pid, shell, signal, status};
 
 fn datagram(address: &str) -> Option<String> {
     let address: SocketAddr = address.parse().unwrap();
