@@ -151,11 +151,11 @@ fn remove(config: &mut ContainerConfig, is_it: impl Fn(&str) -> bool) {
     if !matches!(&config.network, Network::Named(first) if is_it(first)) {
         return;
     }
-    let next = match networking.further.is_empty() {
-        true => None,
-        false => Some(networking.further.remove(0)),
+    let next = if networking.further.is_empty() {
+        Membership::default()
+    } else {
+        networking.further.remove(0)
     };
-    let next = next.unwrap_or_default();
     networking.aliases = next.aliases;
     networking.address = next.address;
     config.network = if next.network.is_empty() {

@@ -59,7 +59,8 @@ impl Networks {
             self.sweep(transaction, Some(&entry.id))?;
             let mine = table::endpoints_of(transaction, &entry.id)?;
             let is_free = |position: &u32| mine.iter().all(|row| row.position != *position);
-            let position = (0..).find(is_free).unwrap_or(u32::MAX);
+            let mut positions = 0..=u32::MAX;
+            let position = positions.find(is_free).unwrap_or(u32::MAX);
             let endpoint = super::place(transaction, entry, &network, membership, position)?;
             table::insert_endpoint(transaction, &endpoint)?;
             Ok(endpoint)
@@ -146,6 +147,7 @@ impl Networks {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "the form map_err takes")]
 fn failed(error: io::Error) -> EngineError {
     EngineError::Runtime {
         action: "change the container's networks",

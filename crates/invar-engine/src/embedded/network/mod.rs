@@ -119,7 +119,7 @@ impl Networks {
                 let mut endpoint =
                     self::place(transaction, entry, &network, &membership, position)?;
                 if position == 0 {
-                    endpoint.ports = held.ports.clone();
+                    endpoint.ports.clone_from(&held.ports);
                 }
                 table::insert_endpoint(transaction, &endpoint)?;
                 places.push((network, endpoint));
