@@ -164,6 +164,7 @@ impl EmbeddedEngine {
                 tty: false,
                 interactive: false,
                 inside: Inside::of(&inputs),
+                stranger: None,
             },
         });
         let path = directory.runtime().join("config.json");
