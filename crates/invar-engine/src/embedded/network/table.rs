@@ -342,78 +342,74 @@ mod tests {
 
     use super::*;
 
+    /// A database as the first version left it, with a container in each of two networks.
+    fn of_first_version(first: &str, second: &str) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let database = Database::open(root.path()).unwrap();
+        database.migrate(COMPONENT, &MIGRATIONS[..1]).unwrap();
+        let rows = format!(
+            r#"INSERT INTO networks VALUES
+                ('n1', 'shop', 'inv-1', '10.89.0.0/24', 'fd00:1::', 0, '{{"a":"b"}}',
+                 '2026-01-02T03:04:05Z', 7, 5300),
+                ('n2', 'inner', 'inv-2', '10.89.1.0/24', NULL, 1, '{{}}',
+                 '2026-01-02T03:04:06Z', 2, NULL);
+            INSERT INTO endpoints VALUES
+                ('{first}', 'n1', 7, '["db"]',
+                 '[{{"container":80,"protocol":"tcp","address":"127.0.0.1","host":8080}}]',
+                 '["192.0.2.53"]'),
+                ('{second}', 'n2', 2, '[]', '[]', '[]');"#
+        );
+        database.connection().execute_batch(&rows).unwrap();
+        root
+    }
+
+    fn number(connection: &Connection, sql: &str) -> u32 {
+        connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
     #[test]
     fn places_of_containers_with_one_network_are_kept_as_their_first() {
-        let root = tempfile::tempdir().unwrap();
         let (first, second) = ("ab".repeat(32), "cd".repeat(32));
-        {
-            let database = Database::open(root.path()).unwrap();
-            database.migrate(COMPONENT, &MIGRATIONS[..1]).unwrap();
-            let rows = format!(
-                r#"INSERT INTO networks VALUES
-                    ('n1', 'shop', 'inv-1', '10.89.0.0/24', 'fd00:1::', 0, '{{"a":"b"}}',
-                     '2026-01-02T03:04:05Z', 7, 5300),
-                    ('n2', 'inner', 'inv-2', '10.89.1.0/24', NULL, 1, '{{}}',
-                     '2026-01-02T03:04:06Z', 2, NULL);
-                INSERT INTO endpoints VALUES
-                    ('{first}', 'n1', 7, '["db"]',
-                     '[{{"container":80,"protocol":"tcp","address":"127.0.0.1","host":8080}}]',
-                     '["192.0.2.53"]'),
-                    ('{second}', 'n2', 2, '[]', '[]', '[]');"#
-            );
-            database.connection().execute_batch(&rows).unwrap();
-        }
+        let root = of_first_version(&first, &second);
         // Another process of the new version; and once more, when there is nothing to do.
         for _ in 0..2 {
             let database = Database::open(root.path()).unwrap();
             database.migrate(COMPONENT, MIGRATIONS).unwrap();
             let connection = database.connection();
-            let version: u32 = connection
-                .query_row(
-                    "SELECT version FROM schema WHERE component = 'network'",
-                    [],
-                    |row| row.get(0),
-                )
-                .unwrap();
-            assert_eq!(version as usize, MIGRATIONS.len());
+            let version = "SELECT version FROM schema WHERE component = 'network'";
+            assert_eq!(number(&connection, version) as usize, MIGRATIONS.len());
             let networks = networks(&connection).unwrap();
-            assert_eq!(networks.len(), 2);
-            assert_eq!(
-                (networks[0].name.as_str(), networks[0].resolver_port),
-                ("shop", Some(5300))
-            );
+            let seen: Vec<_> = networks
+                .iter()
+                .map(|row| (row.name.as_str(), row.resolver_port))
+                .collect();
+            assert_eq!(seen, [("shop", Some(5300)), ("inner", None)]);
             let rows = endpoints(&connection).unwrap();
-            assert_eq!(rows.len(), 2);
-            let row = &rows[0];
-            assert_eq!(row.container.as_str(), first);
-            assert_eq!(
-                (row.network.as_str(), row.position, row.offset),
-                ("n1", 0, 7)
-            );
-            assert_eq!(row.aliases, ["db"]);
-            assert_eq!((row.ports[0].host, row.ports[0].container), (8080, 80));
-            assert_eq!(row.dns, ["192.0.2.53".parse::<IpAddr>().unwrap()]);
-            let row = &rows[1];
-            assert_eq!(row.container.as_str(), second);
-            assert_eq!(
-                (row.network.as_str(), row.position, row.offset),
-                ("n2", 0, 2)
-            );
-            let old: u32 = connection
-                .query_row(
-                    "SELECT count(*) FROM sqlite_schema WHERE name = 'endpoints_of_one_network'",
-                    [],
-                    |row| row.get(0),
-                )
-                .unwrap();
-            assert_eq!(old, 0);
+            let seen: Vec<_> = rows
+                .iter()
+                .map(|row| {
+                    let container = row.container.as_str();
+                    (container, row.network.as_str(), row.position, row.offset)
+                })
+                .collect();
+            assert_eq!(seen, [(&*first, "n1", 0, 7), (&*second, "n2", 0, 2)]);
+            assert_eq!(rows[0].aliases, ["db"]);
+            let port = &rows[0].ports[0];
+            assert_eq!((port.host, port.container), (8080, 80));
+            assert_eq!(rows[0].dns, ["192.0.2.53".parse::<IpAddr>().unwrap()]);
+            let old = "SELECT count(*) FROM sqlite_schema WHERE name = 'endpoints_of_one_network'";
+            assert_eq!(number(&connection, old), 0);
         }
-        // A container can have one more place now, and no two the same address.
+    }
+
+    #[test]
+    fn a_container_of_an_older_state_can_join_another_network() {
+        let root = of_first_version(&"ab".repeat(32), &"cd".repeat(32));
         let database = Database::open(root.path()).unwrap();
+        database.migrate(COMPONENT, MIGRATIONS).unwrap();
         let connection = database.connection();
         let mut row = endpoints(&connection).unwrap().remove(0);
-        (row.network, row.position) = ("n2".to_owned(), 1);
-        row.offset = 2;
+        (row.network, row.position, row.offset) = ("n2".to_owned(), 1, 2);
         assert!(insert_endpoint(&connection, &row).is_err(), "of another");
         row.offset = 3;
         insert_endpoint(&connection, &row).unwrap();
