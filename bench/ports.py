@@ -50,7 +50,7 @@ class Apart:
                 sys.exit("bench: no network namespace could be made")
             time.sleep(0.01)
         self.prefix = ["nsenter", f"--net=/proc/{holder.pid}/ns/net"]
-        for words in ("link set lo up", "link add host type dummy", f"address add {HOST}/24 dev host",
+        for words in ("link set lo up", "link add host type bridge", f"address add {HOST}/24 dev host",
                       "link set host up"):
             peers.checked(self.command("ip", *words.split()))
 
@@ -97,7 +97,8 @@ def serve(bench, apart: Apart) -> None:
 def wait_for_answer(apart: Apart, url: str) -> None:
     deadline = time.monotonic() + 60
     while True:
-        asked = subprocess.run(apart.command("busybox", "wget", "-q", "-T", "2", "-O", "-", url), capture_output=True)
+        ask = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=2).read()"
+        asked = subprocess.run(apart.command(sys.executable, "-c", ask, url), capture_output=True)
         if asked.returncode == 0:
             return
         if time.monotonic() > deadline:
