@@ -1,5 +1,6 @@
 //! One more program in a running container, by a helper: this program executed again, single-
-//! threaded, with the caller's own standard streams, so that nothing is copied on the way.
+//! threaded, with the caller's own standard streams, so that nothing is copied on the way. Only a
+//! user who may not open these by name gets pipes.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
