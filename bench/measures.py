@@ -8,6 +8,7 @@ import time
 import peers
 from agent import agent
 from gateway import gateway
+from ports import ports
 from registry import pull
 from table import Row
 
@@ -15,6 +16,8 @@ MANY_FILES = "i=0; while [ $i -lt 100 ]; do mkdir /data/$i; j=0; while [ $j -lt 
 GIBIBYTE = "dd if=/dev/urandom of=/data/big bs=1M count=1024 2>/dev/null"
 
 
+# Containers started at once.
+TOGETHER = 40
 # The kernel's work after the end of a container is over by then, and its fast path for writers of
 # control groups, which the one before opened for the next, is closed again.
 SETTLE = 0.25
@@ -54,6 +57,18 @@ def start_and_exit(bench, rounds: int) -> list:
         Row("run + exit of /bin/true", m["invar"], "docker run --rm", m["docker"], most=0.1),
         Row("the same without a pause between runs", without["invar"], "crun run", without["crun"], most=1.5),
     ]
+
+
+def parallel(bench, rounds: int) -> list:
+    """As many containers as a small server may start at once."""
+    run = bench.invar.command("run", "--rm", "--network", "none", "busybox", "/bin/true")
+    commands = {
+        "invar": [run] * TOGETHER,
+        "crun": [bench.crun.true(f"invar-bench-{number}") for number in range(TOGETHER)],
+    }
+    runners = {name: lambda c=c: peers.seconds_together(c) for name, c in commands.items()}
+    m = medians(alternate(max(rounds, 10), runners, SETTLE))
+    return [Row(f"{TOGETHER} × run + exit of /bin/true at once", m["invar"], "crun run", m["crun"], most=1.2)]
 
 
 def diff(bench, rounds: int) -> list:
@@ -225,12 +240,14 @@ def import_rootfs(bench, rounds: int) -> list:
 
 ALL = {
     "start": start_and_exit,
+    "parallel": parallel,
     "memory": memory,
     "diff": diff,
     "capture": capture,
     "replace": replace,
     "import": import_rootfs,
     "pull": pull,
+    "ports": ports,
     "gateway": gateway,
     "agent": agent,
 }

@@ -12,6 +12,7 @@ import time
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 SCRATCH = pathlib.Path("/var/tmp")
+NO_NETWORK = ["--bridge=none", "--iptables=false", "--ip-masq=false"]
 
 
 def hide_unified_cgroup() -> None:
@@ -43,6 +44,23 @@ def seconds(command: list, output=subprocess.DEVNULL) -> float:
     taken = time.perf_counter() - start
     if done.returncode != 0:
         sys.exit(f"bench: {' '.join(command)} ended with {done.returncode}: {done.stderr.decode()}")
+    return taken
+
+
+def seconds_together(commands: list) -> float:
+    """How long commands that must succeed take when all are started at once."""
+    commands = [[str(part) for part in command] for command in commands]
+    start = time.perf_counter()
+    # What one says is less than a pipe holds.
+    processes = [subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+                 for command in commands]
+    codes = [process.wait() for process in processes]
+    taken = time.perf_counter() - start
+    for command, process, code in zip(commands, processes, codes):
+        said = process.stderr.read().decode()
+        process.stderr.close()
+        if code != 0:
+            sys.exit(f"bench: {' '.join(command)} ended with {code}: {said}")
     return taken
 
 
@@ -129,10 +147,11 @@ class Engine:
 class Invar(Engine):
     name = "invar"
 
-    def __init__(self, bench):
+    def __init__(self, bench, root: pathlib.Path | None = None, before: list = ()):
+        """With a state root of its own, and words before every command."""
         self.binary = invar_binary()
-        self.root = bench.directory / "invar"
-        self.prefix = [self.binary, "--root", self.root]
+        self.root = root or bench.directory / "invar"
+        self.prefix = [*before, self.binary, "--root", self.root]
         self.run("import", "busybox", bench.rootfs)
         bench.stack.callback(self.remove_all)
 
@@ -148,18 +167,19 @@ class Invar(Engine):
 class Docker(Engine):
     name = "docker"
 
-    def __init__(self, bench):
-        directory = bench.directory / "docker"
+    def __init__(self, bench, directory: pathlib.Path | None = None, before: list = (), network: list = NO_NETWORK):
+        """With a directory of its own, words before every command, and what the daemon is told of networks."""
+        directory = directory or bench.directory / "docker"
         directory.mkdir()
         socket = f"unix://{directory}/socket"
         with open(directory / "log", "w", encoding="utf-8") as log:
             daemon = subprocess.Popen(
-                ["dockerd", "--data-root", directory / "data", "--exec-root", directory / "exec", "--pidfile",
-                 directory / "pid", "--host", socket, "--bridge=none", "--iptables=false", "--ip-masq=false"],
+                [*before, "dockerd", "--data-root", directory / "data", "--exec-root", directory / "exec", "--pidfile",
+                 directory / "pid", "--host", socket, *network],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         bench.stack.callback(daemon.wait)
         bench.stack.callback(daemon.terminate)
-        self.prefix = ["docker", "--host", socket]
+        self.prefix = [*before, "docker", "--host", socket]
         deadline = time.monotonic() + 60
         while subprocess.run(self.command("version"), capture_output=True).returncode != 0:
             if time.monotonic() > deadline:
@@ -200,8 +220,8 @@ class Crun:
         spec["process"]["terminal"] = False
         config.write_text(json.dumps(spec), encoding="utf-8")
 
-    def true(self) -> list:
-        return ["crun", "--cgroup-manager=cgroupfs", "run", "--bundle", self.bundle, "invar-bench"]
+    def true(self, name: str = "invar-bench") -> list:
+        return ["crun", "--cgroup-manager=cgroupfs", "run", "--bundle", self.bundle, name]
 
 
 def busybox_rootfs(bench) -> pathlib.Path:

@@ -207,6 +207,21 @@ pub struct Networking {
     pub dns_search: Vec<String>,
     /// More lines for `/etc/hosts`.
     pub hosts: Vec<HostEntry>,
+    /// More networks it is in, in the order in which it joined them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub further: Vec<Membership>,
+}
+
+/// A network a container is in beside its first, and how it is found there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Membership {
+    /// Its name.
+    pub network: String,
+    /// More names for the container.
+    pub aliases: Vec<String>,
+    /// The one address it must have.
+    pub address: Option<Ipv4Addr>,
 }
 
 impl Networking {

@@ -24,8 +24,8 @@ pub mod files;
 mod usage;
 
 pub use config::{
-    AppArmor, ContainerConfig, HealthCheck, HostEntry, Mount, MountKind, Network, Networking,
-    Protocol, PublishedPort, Resources, Restart, User, UserNamespace,
+    AppArmor, ContainerConfig, HealthCheck, HostEntry, Membership, Mount, MountKind, Network,
+    Networking, Protocol, PublishedPort, Resources, Restart, User, UserNamespace,
 };
 pub use container::{
     Container, ContainerId, ContainerName, Endpoint, ExitStatus, Health, HealthResult,

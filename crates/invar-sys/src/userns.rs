@@ -14,6 +14,8 @@ use rustix::thread::{
 
 /// How many ids a namespace has: every 16-bit one, `nobody` included.
 pub const IDS: u32 = 65536;
+/// Whom a namespace shows for an owner that is not in it.
+const NOBODY: u32 = 65534;
 
 /// Makes a user namespace whose ids 0 to [`IDS`] are `first` and following outside.
 pub fn create(first: u32) -> io::Result<OwnedFd> {
@@ -93,6 +95,16 @@ pub fn first_of(pid: u32) -> io::Result<u32> {
     match fields[..] {
         ["0", first, _] => first.parse().map_err(io::Error::other),
         _ => Ok(0),
+    }
+}
+
+/// An id as a namespace shows it whose id 0 is `first` outside; with 0, it is this process's own.
+#[must_use]
+pub fn inside(id: u32, first: u32) -> u32 {
+    match (first, id.checked_sub(first)) {
+        (0, _) => id,
+        (_, Some(inside)) if inside < IDS => inside,
+        _ => NOBODY,
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
@@ -195,4 +196,112 @@ fn a_container_goes_on_while_most_is_copied_and_what_changed_meanwhile_is_named(
         frozen(&found),
         frozen(&exact)
     );
+}
+
+/// Path, owner and group of all that a capture of `web` listed, mounts under where they are; and
+/// the same of what was kept.
+fn owners(host: &Host, dir: &Path) -> Vec<String> {
+    let mut trees = vec![(String::new(), "upper".to_owned())];
+    for line in jsonl(dir.join("mounts.jsonl")) {
+        let of = |name: &str| line[name].as_str().unwrap().to_owned();
+        // Devices are nobody's in a user namespace.
+        if of("mounted_at") != "/dev" {
+            trees.push((of("mounted_at"), of("tree")));
+        }
+    }
+    let mut owners = Vec::new();
+    for (at, tree) in trees {
+        let raw = dir.join("raw").join(&tree);
+        let listing = dir.join(format!("{tree}.jsonl"));
+        for entry in jsonl(listing) {
+            let path = entry["path"].as_str().unwrap();
+            let listed = format!("{}:{}", entry["uid"], entry["gid"]);
+            let kept = fs::symlink_metadata(raw.join(path.trim_start_matches('/'))).unwrap();
+            assert_eq!(
+                listed,
+                format!("{}:{}", kept.uid(), kept.gid()),
+                "{at}{path}"
+            );
+            owners.push(format!("{at}{path} {listed}"));
+        }
+    }
+    let id = dir.file_name().unwrap().to_str().unwrap();
+    host.run(&["evidence", "rm", "--force", id]);
+    owners
+}
+
+#[test]
+fn a_capture_has_the_owners_of_inside_a_user_namespace() {
+    let host = Host::embedded();
+    let script = "for at in '' /scratch /data /host; do
+            mkdir $at/mine; echo x > $at/mine/root; chown 33:34 $at/mine; echo x > $at/file
+            chown 12:13 $at/file; chmod 640 $at/file; ln -s nowhere $at/link; chown -h 5:6 $at/link
+            mkfifo $at/fifo; chown 65534:65534 $at/fifo
+        done
+        chown 7 /etc/passwd; echo x > /tmp/usual; touch /host/ready; exec sleep 100000";
+    let mut seen = Vec::new();
+    for (number, userns) in [&[][..], &["--userns", "auto"]].into_iter().enumerate() {
+        let shared = host.invar().root().join(format!("shared-{number}"));
+        fs::create_dir(&shared).unwrap();
+        let given = host.invar().root().join("given");
+        fs::write(&given, "given").unwrap();
+        std::os::unix::fs::chown(&given, Some(21), Some(22)).unwrap();
+        let volume = format!("loot-{number}:/data");
+        let bind = format!("{}:/host", shared.display());
+        let file = format!("{}:/given", given.display());
+        let mounts = [
+            "--tmpfs", "/scratch", "-v", &volume, "-v", &bind, "-v", &file,
+        ];
+        host.start("web", &[&mounts[..], userns].concat(), script);
+        let ready = shared.join("ready");
+        eventually("it is ready", || ready.exists().then_some(()));
+        let all = ["--volumes", "all", "--include-mount", "/host"];
+        let all = [&all[..], &["--include-mount", "/given"]].concat();
+        for flags in [&[][..], &["--stop"]] {
+            let (_, dir) = sealed(&host, &[&all[..], flags].concat());
+            seen.push((flags, userns, owners(&host, &dir)));
+        }
+        host.remove("web");
+    }
+    let expected = seen[0].2.clone();
+    for wanted in [
+        "/file 12:13",
+        "/mine/root 0:0",
+        "/etc/passwd 7:0",
+        "/given/given 21:22",
+        "/scratch/ 0:0",
+        "/scratch/mine 33:34",
+        "/scratch/mine/root 0:0",
+        "/scratch/link 5:6",
+        "/scratch/fifo 65534:65534",
+        "/tmp/usual 0:0",
+        "/data/file 12:13",
+        "/host/file 12:13",
+    ] {
+        assert!(
+            expected.iter().any(|line| line == wanted),
+            "{wanted}: {expected:#?}"
+        );
+    }
+    for (flags, userns, owners) in seen {
+        assert_eq!(owners, expected, "{flags:?} {userns:?}");
+    }
+
+    // What is taken before a container is replaced, too.
+    let flags = ["--userns", "auto", "--tmpfs", "/scratch"];
+    let script = "echo x > /scratch/file; chown 12:13 /scratch/file; echo x > /file
+        chown 12:13 /file; touch /ready; exec sleep 100000";
+    host.start("web", &flags, script);
+    let ready = host.upper("web").join("ready");
+    eventually("it is ready", || ready.exists().then_some(()));
+    host.run(&["replace", "web"]);
+    let id = host.run(&["evidence", "ls", "--quiet"]);
+    host.run(&["evidence", "verify", &id]);
+    let owners = owners(&host, &host.evidence(&id));
+    for wanted in ["/file 12:13", "/scratch/ 0:0", "/scratch/file 12:13"] {
+        assert!(
+            owners.iter().any(|line| line == wanted),
+            "{wanted}: {owners:#?}"
+        );
+    }
 }

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::process::Stdio;
+
 use invar_testkit::invar::Invar;
 use support::{busybox, outcome, outcome_of, with_input};
 
@@ -107,4 +109,55 @@ fn a_container_that_does_not_run_is_refused_with_the_next_step() {
     let (code, _, said) = outcome(&invar, &["exec", "idle", "true"]);
     assert_eq!(code, Some(125));
     assert!(said.contains("invar start idle"), "{said}");
+}
+
+#[test]
+fn a_user_opens_its_own_output_by_name() {
+    let invar = running();
+    let sleep = ["busybox", "sleep", "1000"];
+    let run = ["run", "-d", "--name", "inside", "--userns", "auto"];
+    invar.run(&[&run[..], &sleep].concat());
+    let script = "echo out > /dev/stdout && echo err > /dev/stderr && echo done && exit 7";
+    for name in ["up", "inside"] {
+        for user in ["0", "33", "33:44"] {
+            let args = ["exec", "-u", user, name, "sh", "-c", script];
+            let (code, out, err) = outcome(&invar, &args);
+            let said = (code, out.as_str(), err.as_str());
+            assert_eq!(said, (Some(7), "out\ndone", "err"), "{name} {user}");
+        }
+    }
+}
+
+#[test]
+fn all_that_a_user_writes_arrives_and_nobody_waits_for_what_it_leaves_behind() {
+    let invar = running();
+    // More than the pipes on the way hold, taken late.
+    let script = "head -c 1000000 /dev/zero; head -c 50000 /dev/zero >&2";
+    let mut command = invar.command(&["exec", "-u", "33", "up", "sh", "-c", script]);
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(7));
+    let output = child.stdout.take().unwrap();
+    let length = std::io::copy(&mut std::io::BufReader::new(output), &mut std::io::sink());
+    assert_eq!(length.unwrap(), 1_000_000);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), output.stderr.len()),
+        (Some(0), 50_000)
+    );
+
+    // A program that goes on writing for ever.
+    let args = ["exec", "-u", "33", "up", "sh", "-c", "yes & echo $!"];
+    let (code, out, _) = outcome(&invar, &args);
+    assert_eq!(code, Some(0));
+    assert!(out.lines().any(|line| line.parse::<u32>().is_ok()), "{out}");
+
+    // The reader has gone: the program is told, as in any pipeline.
+    let args = ["exec", "-u", "33", "up", "sh", "-c", "yes"];
+    let mut child = invar.command(&args).stdout(Stdio::piped()).spawn().unwrap();
+    let mut byte = [0];
+    let mut output = child.stdout.take().unwrap();
+    std::io::Read::read_exact(&mut output, &mut byte).unwrap();
+    drop(output);
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 13));
 }

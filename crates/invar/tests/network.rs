@@ -4,8 +4,8 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::process::Command;
 use std::time::Duration;
@@ -15,39 +15,8 @@ use invar_testkit::eventually;
 use invar_testkit::invar::Invar;
 use invar_testkit::machine::{self, HERE, HERE6, Neighbour, ip, nft};
 use serde_json::Value;
-use support::{busybox, inspect, outcome, pid, shell, signal, status};
-
-/// A web server on port 80 of its container that answers with the container's name.
-const SERVE: &str = "mkdir /tmp/w; hostname > /tmp/w/index.html; exec httpd -f -p 80 -h /tmp/w";
-
-fn alone() -> Invar {
-    machine::alone();
-    busybox()
-}
-
-/// Starts a container that serves.
-fn serve(invar: &Invar, name: &str, flags: &[&str]) {
-    let named = ["run", "-d", "--name", name, "--hostname", name];
-    let program = ["busybox", "sh", "-c", SERVE];
-    invar.run(&[&named, flags, &program].concat());
-    eventually("the server listens", || {
-        let listens = ["exec", name, "sh", "-c", "nc -w 1 127.0.0.1 80 </dev/null"];
-        invar.output(&listens).status.success().then_some(())
-    });
-}
-
-/// What the web server at an address says; `None` when there is no answer.
-fn get(address: &str) -> Option<String> {
-    let address: SocketAddr = address.parse().unwrap();
-    let mut connection = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
-    connection
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
-    connection.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).ok()?;
-    Some(answer.lines().last()?.to_owned())
-}
+use support::networks::{address, alone, fetch, get, networks, rules, serve};
+use support::{inspect, outcome, pid, shell, signal, status};
 
 fn datagram(address: &str) -> Option<String> {
     let address: SocketAddr = address.parse().unwrap();
@@ -64,25 +33,6 @@ fn datagram(address: &str) -> Option<String> {
     let mut answer = [0; 64];
     let length = socket.recv(&mut answer).ok()?;
     Some(String::from_utf8_lossy(&answer[..length]).trim().to_owned())
-}
-
-/// A script that prints what the web server at `host` says.
-fn fetch(host: &str) -> String {
-    format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {host} 80 | tail -1")
-}
-
-fn address(invar: &Invar, name: &str) -> Ipv4Addr {
-    let address = &inspect(invar, name)["NetworkSettings"]["IPAddress"];
-    address.as_str().unwrap().parse().unwrap()
-}
-
-fn networks(invar: &Invar) -> Vec<Value> {
-    serde_json::from_str(&invar.run(&["network", "ls", "--format", "json"])).unwrap()
-}
-
-/// The text of all tables of Invar.
-fn rules() -> String {
-    nft(&["list", "ruleset"])
 }
 
 #[test]

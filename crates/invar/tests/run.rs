@@ -457,3 +457,27 @@ fn without_root_it_says_what_is_missing_and_how_to_get_it() {
         );
     }
 }
+
+#[test]
+fn a_user_opens_its_own_output_by_name() {
+    let invar = busybox();
+    let script = "echo out > /dev/stdout && echo err > /dev/stderr && echo done";
+    let program = ["busybox", "sh", "-c", script];
+    for user in ["0", "33", "33:44"] {
+        let run = [&["run", "--rm", "-u", user][..], &program].concat();
+        let (code, out, err) = outcome(&invar, &run);
+        assert_eq!(
+            (code, out.as_str()),
+            (Some(0), "out\ndone"),
+            "{user}: {err}"
+        );
+        assert_eq!(err, "err", "{user}");
+        let name = format!("u{}", user.replace(':', "-"));
+        let create = ["create", "--name", &name, "-u", user];
+        invar.run(&[&create[..], &program].concat());
+        invar.run(&["start", &name]);
+        assert_eq!(invar.run(&["wait", &name]), "0", "{user}");
+        wait_for_log(&invar, &name, "done");
+        wait_for_log(&invar, &name, "err");
+    }
+}

@@ -1,5 +1,6 @@
 //! One more program in a running container, by a helper: this program executed again, single-
-//! threaded, with the caller's own standard streams, so that nothing is copied on the way.
+//! threaded, with the caller's own standard streams, so that nothing is copied on the way. Only a
+//! user who may not open these by name gets pipes.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -51,6 +52,8 @@ pub(super) struct Request {
     pub(super) interactive: bool,
     /// Who it is in the container's user namespace, when that has one.
     pub(super) inside: Option<Inside>,
+    /// Who may not open the caller's output by name (`/dev/stderr`), and so gets pipes of its own.
+    pub(super) stranger: Option<u32>,
 }
 
 /// How it went, as the helper tells it.
@@ -137,9 +140,16 @@ impl EmbeddedEngine {
             capabilities: config.capabilities.clone(),
             tty: exec.tty,
             interactive: exec.interactive,
+            stranger: is_stranger(exec, &inputs).then_some(account.uid),
             inside: Inside::of(&inputs),
         })
     }
+}
+
+/// Whether the program's user is another than the caller, and writes to what is the caller's.
+fn is_stranger(exec: &ExecConfig, inputs: &spec::Inputs<'_>) -> bool {
+    let is_root = inputs.first.is_none() && inputs.account.uid == 0;
+    !exec.tty && !exec.quiet && !is_root
 }
 
 /// The role `exec-helper CONTROL`, the number of a handle.
@@ -171,8 +181,12 @@ fn run(request: &Request) -> std::result::Result<u8, Failure> {
     if started.is_err() {
         reap();
     }
-    let (pid, terminal) = started?;
-    let mut pump = terminal.map(|master| Pump::of_terminal(master, request.interactive));
+    let (pid, output) = started?;
+    let mut pump = match output {
+        Output::Callers => None,
+        Output::Terminal(master) => Some(Pump::of_terminal(master, request.interactive)),
+        Output::Pipes { stdout, stderr } => Some(Pump::of_pipes(stdout, stderr)),
+    };
     loop {
         let is_signalled = match &mut pump {
             Some(pump) => {
@@ -187,8 +201,10 @@ fn run(request: &Request) -> std::result::Result<u8, Failure> {
         match signals.wait() {
             Ok(SIGCHLD) => {
                 if let Some(status) = ended(pid) {
-                    if let Some(pump) = &mut pump {
-                        pump.drain();
+                    match &mut pump {
+                        Some(pump) if request.tty => drop(pump.drain()),
+                        Some(pump) => pump.finish(),
+                        None => {}
                     }
                     return Ok(super::exit_code(status));
                 }
@@ -242,12 +258,22 @@ fn inside(
     Ok(Some((Rc::new(namespace), inside)))
 }
 
-/// Starts the program; its process and, when it has one, the other side of its terminal.
+/// Where the program writes to.
+enum Output {
+    /// The caller's own streams, so that nothing is copied on the way.
+    Callers,
+    /// The other side of its terminal.
+    Terminal(OwnedFd),
+    /// The other sides of pipes made for it.
+    Pipes { stdout: OwnedFd, stderr: OwnedFd },
+}
+
+/// Starts the program; its process, and where that writes to.
 fn start(
     request: &Request,
     directory: &Directory,
     process: &std::path::Path,
-) -> std::result::Result<(Pid, Option<OwnedFd>), Failure> {
+) -> std::result::Result<(Pid, Output), Failure> {
     let (reader, outcome) = pipe_with(PipeFlags::CLOEXEC).map_err(setup)?;
     let executor = Program {
         filters: seccomp::filters(&request.capabilities).map_err(setup)?,
@@ -256,12 +282,21 @@ fn start(
         size: request.tty.then(terminal::own_size).flatten(),
         init: None,
         inside: inside(request, directory)?,
-        owns_streams: request.tty,
+        owns_streams: request.tty || request.stranger.is_some(),
     };
     let mut builder = ContainerBuilder::new(request.id.as_str().to_owned(), SyscallType::default())
         .with_root_path(directory.runtime())
         .map_err(|error| runtime(&error))?
         .with_executor(executor);
+    let mut output = Output::Callers;
+    if let Some(user) = request.stranger {
+        let user = request.inside.is_none().then_some(user);
+        let (stdout, theirs) = own_pipe(user).map_err(setup)?;
+        builder = builder.with_stdout(theirs);
+        let (stderr, theirs) = own_pipe(user).map_err(setup)?;
+        builder = builder.with_stderr(theirs);
+        output = Output::Pipes { stdout, stderr };
+    }
     let mut console = None;
     if request.tty {
         let (listener, path) = terminal::listen(&directory.runtime()).map_err(setup)?;
@@ -281,12 +316,21 @@ fn start(
     if let Some(failure) = failure(reader) {
         return Err(failure);
     }
-    let mut master = None;
     if let Some((listener, path)) = console {
         let received = terminal::receive(&listener).map_err(setup)?;
         fs::remove_file(path).ok();
-        master = Some(received);
+        output = Output::Terminal(received);
     }
     let pid = Pid::from_raw(pid.as_raw()).ok_or_else(|| setup("it has no process"))?;
-    Ok((pid, master))
+    Ok((pid, output))
+}
+
+/// A pipe whose writing side is a user's. In a user namespace the program's side gives it
+/// ([`super::runtime::inside`]).
+fn own_pipe(user: Option<u32>) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    if let Some(user) = user {
+        rustix::fs::fchown(&writer, Some(rustix::fs::Uid::from_raw(user)), None)?;
+    }
+    Ok((reader, writer))
 }

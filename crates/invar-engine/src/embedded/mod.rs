@@ -22,6 +22,7 @@ mod init;
 mod journal;
 mod layout;
 mod logs;
+mod membership;
 mod network;
 mod owners;
 mod place;
@@ -157,7 +158,7 @@ impl EmbeddedEngine {
     fn observe(&self, entry: &Entry) -> Result<Container> {
         let mut container = self.observe_process(entry)?;
         if container.init_pid.is_some() && matches!(entry.config.network, Network::Named(_)) {
-            container.endpoints = self.networks.endpoint_of(&entry.id)?;
+            container.endpoints = self.networks.endpoints_of(&entry.id)?;
         }
         Ok(container)
     }

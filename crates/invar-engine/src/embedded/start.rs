@@ -29,8 +29,8 @@ use crate::engine::Stdio;
 use crate::error::{EngineError, Result};
 
 /// What is known once the root is mounted: the health check, and who the program is in its user
-/// namespace.
-type Plans = (Option<health::Plan>, Option<Inside>);
+/// namespace, and its user outside one.
+type Plans = (Option<health::Plan>, Option<Inside>, u32);
 
 /// How long a run that has just ended may take to clean up before the next begins.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -86,6 +86,7 @@ impl EmbeddedEngine {
             history,
             health: None,
             inside: None,
+            user: 0,
             has_namespace: owners.is_some(),
             shifted: self.shifted(entry),
         };
@@ -163,12 +164,13 @@ impl EmbeddedEngine {
                 tty: false,
                 interactive: false,
                 inside: Inside::of(&inputs),
+                stranger: None,
             },
         });
         let path = directory.runtime().join("config.json");
         let text = serde_json::to_vec(&spec).expect("a specification is plain data");
         fs::write(&path, text).map_err(|source| EngineError::io("write", &path, source))?;
-        Ok((root, (health, Inside::of(&inputs))))
+        Ok((root, (health, Inside::of(&inputs), account.uid)))
     }
 
     /// What of the host's is mounted with other owners.

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
+use invar_sys::userns::inside;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chownat, fchmod, fchown,
     fstat, futimens, linkat, mkdirat, mknodat, openat, readlinkat, statat,
@@ -15,7 +16,7 @@ use rustix::io::Errno;
 use tar::EntryType;
 
 use super::entry::{DEPTH, c_string, link, open_directory, open_file, replace};
-use super::owner::{as_root, inside, outside};
+use super::owner::{as_root, outside};
 use super::{Copied, CopyOptions, Place, Side};
 use crate::error::{EngineError, Result};
 

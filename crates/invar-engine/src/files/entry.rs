@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
+use invar_sys::userns;
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chownat, fchmod,
     fchown, fstat, futimens, mkdirat, mknodat, openat, readlinkat, renameat, statat, symlinkat,
@@ -131,8 +132,8 @@ impl Copy<'_> {
     /// Who owns on the other side what `stat` describes on this one.
     fn owner(&self, stat: &Stat) -> io::Result<(Uid, Gid)> {
         let (from, to) = self.owners;
-        let uid = owner::inside(stat.st_uid, from);
-        owner::outside(uid, owner::inside(stat.st_gid, from), to)
+        let uid = userns::inside(stat.st_uid, from);
+        owner::outside(uid, userns::inside(stat.st_gid, from), to)
     }
 
     /// Owner, mode and time, in this order: changing the owner clears bits of the mode.

@@ -7,18 +7,6 @@ use rustix::fs::{Gid, Uid};
 
 use crate::error::{EngineError, Result};
 
-/// Whom a namespace shows for an owner that is not in it.
-const NOBODY: u32 = 65534;
-
-/// An id of a side whose root is `first`, as that side calls it.
-pub(super) fn inside(id: u32, first: u32) -> u32 {
-    match (first, id.checked_sub(first)) {
-        (0, _) => id,
-        (_, Some(inside)) if inside < IDS => inside,
-        _ => NOBODY,
-    }
-}
-
 /// The owner `uid` and `gid` of a side whose root is `first`, as this process calls them.
 pub(super) fn outside(uid: u32, gid: u32, first: u32) -> io::Result<(Uid, Gid)> {
     let shift = |id: u32| {

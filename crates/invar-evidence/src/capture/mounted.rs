@@ -92,6 +92,8 @@ pub(crate) struct Held {
     at: Vec<u8>,
     kind: Kind,
     since: Option<Instant>,
+    /// What the container's id 0 is outside.
+    first: u32,
     handle: OwnedFd,
 }
 
@@ -164,6 +166,8 @@ pub(crate) fn hold(
         created.as_second(),
         u32::try_from(created.subsec_nanosecond()).unwrap_or(0),
     );
+    let first = invar_sys::userns::first_of(init)
+        .map_err(EvidenceError::io("read", format!("/proc/{init}/uid_map")))?;
     let mut held = Vec::new();
     for point in points(mounts, container, wanted) {
         if let Some(reason) = point.refused {
@@ -179,6 +183,7 @@ pub(crate) fn hold(
                 since: point.changed_only.then_some(created),
                 at: point.at,
                 kind: point.kind,
+                first,
                 handle,
             }),
             Err(errno) => log.not_captured(&point.at, std::io::Error::from(errno))?,
@@ -268,7 +273,8 @@ fn one(
         FileType::Directory => {}
         FileType::RegularFile => {
             let called = name(&mount.at);
-            return take::single(mount.handle.as_fd(), to.as_fd(), called, budget, log);
+            let file = (mount.handle.as_fd(), mount.first);
+            return take::single(file, to.as_fd(), called, budget, log);
         }
         _ => {
             log.not_captured(b"/", "it is neither a directory nor a regular file")?;
@@ -281,6 +287,7 @@ fn one(
         method: Method::Copied,
         since: mount.since,
         most: limits.entries,
+        first: mount.first,
     };
     let from = mount.handle.as_fd();
     let taken = take::tree(from, to.as_fd(), how, budget, &mut writer, pace, log)?;

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 
 use invar_drift::{attributes, open_beneath};
+use invar_sys::userns;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Statx, StatxTimestamp, Timespec, Timestamps,
     Uid, XattrFlags, chmodat, chownat, ftruncate, ioctl_ficlone, linkat, lsetxattr, makedev,
@@ -75,6 +76,8 @@ pub(crate) struct How {
     pub(crate) since: Option<Instant>,
     /// Most entries.
     pub(crate) most: u64,
+    /// What id 0 of the owners is here; they are recorded as the container calls them.
+    pub(crate) first: u32,
 }
 
 impl How {
@@ -84,6 +87,7 @@ impl How {
             method,
             since: None,
             most: u64::MAX,
+            first: 0,
         }
     }
 }
@@ -123,8 +127,20 @@ pub(crate) fn tree(
         taken: Taken::none(how.method),
     };
     walk::walk(from, &mut |event| match event {
-        Event::Entry(found) => taking.entry(found, listing, pace, log),
+        Event::Entry(found) => {
+            let stat = as_inside(found.stat, how.first);
+            let found = &Found {
+                stat: &stat,
+                ..*found
+            };
+            taking.entry(found, listing, pace, log)
+        }
         Event::Leave(found) => {
+            let stat = as_inside(found.stat, how.first);
+            let found = &Found {
+                stat: &stat,
+                ..*found
+            };
             if let Err(error) = taking.leave(found) {
                 log.not_captured(found.path, format_args!("its metadata: {error}"))?;
             }
@@ -139,9 +155,17 @@ pub(crate) fn tree(
     Ok(taking.taken)
 }
 
+/// What the kernel says of an entry, its owners as a container calls them whose id 0 is `first`.
+fn as_inside(stat: &Statx, first: u32) -> Statx {
+    let mut inside = *stat;
+    inside.stx_uid = userns::inside(stat.stx_uid, first);
+    inside.stx_gid = userns::inside(stat.stx_gid, first);
+    inside
+}
+
 /// Takes a single file that a handle holds, under this name.
 pub(crate) fn single(
-    file: BorrowedFd<'_>,
+    (file, first): (BorrowedFd<'_>, u32),
     to: BorrowedFd<'_>,
     called: &[u8],
     budget: &mut Budget,
@@ -149,7 +173,7 @@ pub(crate) fn single(
 ) -> Result<Taken> {
     let mut taken = Taken::none(Method::Copied);
     let path = [b"/", called].concat();
-    let copied = try_single(file, to, called, budget.allowance());
+    let copied = try_single((file, first), to, called, budget.allowance());
     match copied {
         Ok(copied) => {
             budget.spend(copied.bytes);
@@ -165,12 +189,12 @@ pub(crate) fn single(
 }
 
 fn try_single(
-    file: BorrowedFd<'_>,
+    (file, first): (BorrowedFd<'_>, u32),
     to: BorrowedFd<'_>,
     called: &[u8],
     allowance: u64,
 ) -> io::Result<Copied> {
-    let stat = super::stat(file, c"")?;
+    let stat = as_inside(&super::stat(file, c"")?, first);
     let called = CString::new(called).map_err(|_nul| Errno::INVAL)?;
     let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let target = openat(to, &called, write, Mode::RUSR | Mode::WUSR)?;

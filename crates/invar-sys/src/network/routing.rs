@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use super::message::{Answer, Message, Socket, attributes, flag};
 
@@ -28,8 +29,8 @@ pub struct Veth<'a> {
     pub peer: &'a str,
     /// Its hardware address.
     pub peer_mac: [u8; 6],
-    /// A process of the other namespace.
-    pub peer_pid: u32,
+    /// The other namespace.
+    pub peer_namespace: BorrowedFd<'a>,
 }
 
 /// A connection to the network namespace it was opened in.
@@ -84,12 +85,14 @@ impl Routing {
 
     /// Makes a cable and plugs one end in; the other has to be brought up where it is.
     pub fn add_veth(&self, veth: &Veth<'_>) -> io::Result<()> {
+        let namespace = u32::try_from(veth.peer_namespace.as_raw_fd())
+            .map_err(|_negative| io::Error::other("not a handle"))?;
         let peer = |message: Message| {
             message
                 .fixed(&link_part(0, false))
                 .text(libc::IFLA_IFNAME, veth.peer)
                 .attribute(libc::IFLA_ADDRESS, &veth.peer_mac)
-                .number(libc::IFLA_NET_NS_PID, veth.peer_pid)
+                .number(libc::IFLA_NET_NS_FD, namespace)
         };
         let message = Message::new(libc::RTM_NEWLINK, create())
             .fixed(&link_part(0, true))
@@ -173,7 +176,7 @@ impl Routing {
         }
     }
 
-    /// Sends everything without a closer route to a gateway.
+    /// Sends everything without a closer route to a gateway, unless it goes to another already.
     pub fn add_default_route(&self, gateway: IpAddr) -> io::Result<()> {
         let part = [
             family(gateway),
@@ -192,7 +195,10 @@ impl Routing {
         let message = Message::new(libc::RTM_NEWROUTE, create())
             .fixed(&part)
             .attribute(libc::RTA_GATEWAY, &octets(gateway));
-        self.0.tell(message)
+        match self.0.tell(message) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        }
     }
 
     /// Where packets go from here: every destination and the bits of it that count.

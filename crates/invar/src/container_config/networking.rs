@@ -93,6 +93,7 @@ pub(super) fn resolve(
             .iter()
             .map(|text| host_entry(text).with_context(|| format!("--add-host {text:?}")))
             .collect::<anyhow::Result<_>>()?,
+        further: Vec::new(),
     })
 }
 

@@ -6,6 +6,7 @@
 )]
 
 pub(crate) mod attacked;
+pub(crate) mod networks;
 pub(crate) mod shop;
 
 use std::io::Write as _;

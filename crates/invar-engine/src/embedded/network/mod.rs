@@ -6,7 +6,8 @@
 //!        ─▶ bridge.rs  the bridge and the kernel's settings, if missing
 //!        ─▶ resolver/  the process that knows the network's names, if none runs
 //!        ─▶ rules.rs   one table of the packet filter, written whole when it would differ
-//!        ─▶ shim ─▶ wiring.rs  the cable, laid from inside the new namespace
+//!        ─▶ shim ─▶ wiring.rs  the cables, laid from inside the new namespace
+//!  network connect, disconnect ─▶ joining.rs  the same for a container that runs
 //! ```
 //!
 //! `state.db` says what should be; bridge and rules are made to agree before every start. A place
@@ -20,6 +21,7 @@ mod bridge;
 mod facts;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod joining;
 mod manage;
 mod names;
 mod ports;
@@ -42,6 +44,7 @@ use rustix::fs::FlockOperation;
 use sha2::{Digest as _, Sha256};
 
 pub use self::facts::{ForeignChain, NetworkFacts};
+pub(super) use self::joining::Running;
 pub use self::manage::{NetworkInfo, NetworkOptions};
 use self::names::HostResolver;
 use self::table::{EndpointRow, NetworkRow};
@@ -50,7 +53,7 @@ use super::layout::{self, Layout};
 use super::registry::Entry;
 use super::runtime::spec;
 use super::status::Status;
-use crate::config::{Network, Networking, Protocol};
+use crate::config::{Membership, Network, Networking, Protocol};
 use crate::container::{ContainerId, Endpoint, hex};
 use crate::error::{EngineError, Result};
 
@@ -74,10 +77,13 @@ pub(super) struct Networks {
     database: Database,
 }
 
-/// A container's place in a network, until its run has ended.
+/// A network and a container's place in it.
+type Place = (NetworkRow, EndpointRow);
+
+/// A container's places in networks, until its run has ended.
 #[derive(Debug)]
 pub(super) struct Attached {
-    pub(super) wiring: Wiring,
+    pub(super) wiring: Vec<Wiring>,
     /// Ports of the host, for the shim to hold.
     pub(super) ports: Vec<OwnedFd>,
     /// The files in `/etc`.
@@ -99,83 +105,105 @@ impl Networks {
         Self::open(layout, &Database::open(layout.root())?)
     }
 
-    /// Gives a container about to be started a place in a network. Its status must be locked.
-    pub(super) fn attach(&self, entry: &Entry, name: &str) -> Result<Attached> {
-        let network = self.find_or_default(name)?;
+    /// Gives a container about to be started its places in networks. Its status must be locked.
+    pub(super) fn attach(&self, entry: &Entry, first: &str) -> Result<Attached> {
         let networking = &entry.config.networking;
-        if network.internal && !networking.ports.is_empty() {
-            return Err(EngineError::InvalidConfig {
-                what: "published ports".to_owned(),
-                reason: format!(
-                    "the network {name:?} is internal; nothing outside reaches its containers"
-                ),
-            });
-        }
+        let wanted = self.wanted(networking, first)?;
         let held = ports::hold(&networking.ports)?;
-        let endpoint = self.database.write(|transaction| -> Result<_> {
+        let places = self.database.write(|transaction| -> Result<_> {
             self.sweep(transaction, Some(&entry.id))?;
-            table::delete_endpoint(transaction, &entry.id)?;
+            table::delete_endpoints(transaction, &entry.id)?;
             refuse_collisions(transaction, &held.ports)?;
-            let endpoint = EndpointRow {
-                container: entry.id.clone(),
-                network: network.id.clone(),
-                offset: table::allocate(transaction, &network, networking.address)?,
-                aliases: networking.aliases.clone(),
-                ports: held.ports.clone(),
-                dns: networking.dns.clone(),
-            };
-            table::insert_endpoint(transaction, &endpoint)?;
-            Ok(endpoint)
+            let mut places = Vec::with_capacity(wanted.len());
+            for ((network, membership), position) in wanted.into_iter().zip(0..) {
+                let mut endpoint =
+                    self::place(transaction, entry, &network, &membership, position)?;
+                if position == 0 {
+                    endpoint.ports.clone_from(&held.ports);
+                }
+                table::insert_endpoint(transaction, &endpoint)?;
+                places.push((network, endpoint));
+            }
+            Ok(places)
         })?;
-        let connected = self.connect(entry, &network, &endpoint);
-        if connected.is_err() {
+        if let Err(error) = self.realize(&places) {
             // The error that stopped it matters more than what taking it back says.
             self.release(&entry.id).ok();
+            return Err(error);
         }
-        let (hosts, resolver) = connected?;
+        let (hosts, resolver) = files(entry, &places);
+        let wiring = places.iter();
         Ok(Attached {
-            wiring: Wiring::new(&network, &endpoint),
+            wiring: wiring
+                .map(|(network, endpoint)| Wiring::new(network, endpoint))
+                .collect(),
             ports: held.handles,
             hosts,
             resolver,
         })
     }
 
-    /// Makes bridge and rules agree with the state, with the new endpoint in it.
-    fn connect(
+    /// The networks a container is to be in, and how it is found there; the first has its ports.
+    fn wanted(
         &self,
-        entry: &Entry,
-        network: &NetworkRow,
-        endpoint: &EndpointRow,
-    ) -> Result<(String, String)> {
+        networking: &Networking,
+        first: &str,
+    ) -> Result<Vec<(NetworkRow, Membership)>> {
+        let first = Membership {
+            network: first.to_owned(),
+            aliases: networking.aliases.clone(),
+            address: networking.address,
+        };
+        let mut wanted = Vec::with_capacity(1 + networking.further.len());
+        for membership in std::iter::once(&first).chain(&networking.further) {
+            let network = self.find_or_default(&membership.network)?;
+            if wanted.is_empty() && network.internal && !networking.ports.is_empty() {
+                return Err(EngineError::InvalidConfig {
+                    what: "published ports".to_owned(),
+                    reason: format!(
+                        "the network {:?} is internal; nothing outside reaches its containers",
+                        membership.network
+                    ),
+                });
+            }
+            wanted.push((network, membership.clone()));
+        }
+        Ok(wanted)
+    }
+
+    /// Makes bridges and rules agree with the state, with new endpoints in it.
+    fn realize(&self, places: &[Place]) -> Result<()> {
         let lock = lock()?;
-        bridge::ensure(network)?;
-        if has_resolver(network) {
-            resolver::ensure(self, network)?;
+        for (network, _) in places {
+            bridge::ensure(network)?;
+            if has_resolver(network) {
+                resolver::ensure(self, network)?;
+            }
         }
         self.apply_rules()?;
         drop(lock);
-        forget_flows(network, endpoint);
-        Ok(files(entry, network, endpoint))
+        for (network, endpoint) in places {
+            forget_flows(network, endpoint);
+        }
+        Ok(())
     }
 
-    /// Takes a container's place back. What the kernel kept for it goes by itself.
+    /// Takes a container's places back. What the kernel kept for them goes by itself.
     pub(super) fn release(&self, id: &ContainerId) -> Result<()> {
-        let (network, endpoint) = {
-            let Some(place) = self.with(|connection| {
-                let place = place_of(connection, id)?;
-                table::delete_endpoint(connection, id)?;
-                Ok(place)
-            })?
-            else {
-                return Ok(());
-            };
-            place
-        };
+        let places = self.with(|connection| {
+            let places = places_of(connection, id)?;
+            table::delete_endpoints(connection, id)?;
+            Ok(places)
+        })?;
+        if places.is_empty() {
+            return Ok(());
+        }
         let lock = lock()?;
         self.apply_rules()?;
         drop(lock);
-        forget_flows(&network, &endpoint);
+        for (network, endpoint) in &places {
+            forget_flows(network, endpoint);
+        }
         Ok(())
     }
 
@@ -190,19 +218,19 @@ impl Networks {
     /// The files of a running container, for another in its namespace.
     pub(super) fn files_of(&self, entry: &Entry) -> Result<(String, String)> {
         let networking = &entry.config.networking;
-        let place = self.with(|connection| place_of(connection, &entry.id))?;
-        Ok(match (&entry.config.network, place) {
-            (_, Some((network, endpoint))) => files(entry, &network, &endpoint),
-            (Network::Host, None) => files_of_host(networking),
+        let places = self.with(|connection| places_of(connection, &entry.id))?;
+        Ok(match &entry.config.network {
+            _ if !places.is_empty() => files(entry, &places),
+            Network::Host => files_of_host(networking),
             _ => files_without(spec::hostname(&entry.id, &entry.config), networking),
         })
     }
 
-    /// The place of a container, if its run has one.
-    pub(super) fn endpoint_of(&self, id: &ContainerId) -> Result<Vec<Endpoint>> {
-        let place = self.with(|connection| place_of(connection, id))?;
-        let seen = place.map(|(network, row)| network.endpoint(&row));
-        Ok(seen.into_iter().collect())
+    /// The places of a container, if its run has any.
+    pub(super) fn endpoints_of(&self, id: &ContainerId) -> Result<Vec<Endpoint>> {
+        let places = self.with(|connection| places_of(connection, id))?;
+        let seen = places.iter().map(|(network, row)| network.endpoint(row));
+        Ok(seen.collect())
     }
 
     /// The places of all containers.
@@ -210,7 +238,9 @@ impl Networks {
         self.with(|connection| {
             let networks = table::networks(connection)?;
             let mut found: HashMap<_, Vec<_>> = HashMap::new();
-            for row in table::endpoints(connection)? {
+            let mut rows = table::endpoints(connection)?;
+            rows.sort_by_key(|row| row.position);
+            for row in rows {
                 let network = networks.iter().find(|network| network.id == row.network);
                 let endpoint = network.map(|network| network.endpoint(&row));
                 found.entry(row.container).or_default().extend(endpoint);
@@ -252,7 +282,7 @@ impl Networks {
         for row in table::endpoints(connection)? {
             let is_mine = except == Some(&row.container);
             if !is_mine && !self.is_live(&row.container)? {
-                found |= table::delete_endpoint(connection, &row.container)?;
+                found |= table::delete_endpoints(connection, &row.container)?;
             }
         }
         Ok(found)
@@ -306,17 +336,37 @@ impl Networks {
     }
 }
 
-/// A container's network and its place there.
-fn place_of(
-    connection: &Connection,
-    id: &ContainerId,
-) -> Result<Option<(NetworkRow, EndpointRow)>> {
-    let Some(row) = table::endpoint_of(connection, id)? else {
-        return Ok(None);
-    };
+/// A container's networks and its places there, `eth0` first.
+fn places_of(connection: &Connection, id: &ContainerId) -> Result<Vec<Place>> {
+    let rows = table::endpoints_of(connection, id)?;
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
     let networks = table::networks(connection)?;
-    let network = networks.into_iter().find(|other| other.id == row.network);
-    Ok(network.map(|network| (network, row)))
+    let places = rows.into_iter().filter_map(|row| {
+        let network = networks.iter().find(|other| other.id == row.network)?;
+        Some((network.clone(), row))
+    });
+    Ok(places.collect())
+}
+
+/// A place for a container, with an address nobody has.
+fn place(
+    transaction: &Connection,
+    entry: &Entry,
+    network: &NetworkRow,
+    membership: &Membership,
+    position: u32,
+) -> Result<EndpointRow> {
+    Ok(EndpointRow {
+        container: entry.id.clone(),
+        network: network.id.clone(),
+        position,
+        offset: table::allocate(transaction, network, membership.address)?,
+        aliases: membership.aliases.clone(),
+        ports: Vec::new(),
+        dns: entry.config.networking.dns.clone(),
+    })
 }
 
 /// Lets senders of datagrams that were there before the container, or still are after it, find
@@ -368,29 +418,33 @@ fn has_resolver(network: &NetworkRow) -> bool {
         || (HostResolver::read().servers.is_empty() && !HostResolver::of_host().servers.is_empty())
 }
 
-/// `hosts` and `resolv.conf`.
-fn files(entry: &Entry, network: &NetworkRow, endpoint: &EndpointRow) -> (String, String) {
+/// `hosts` and `resolv.conf` of a container with these places.
+fn files(entry: &Entry, places: &[Place]) -> (String, String) {
     let networking = &entry.config.networking;
-    let seen = network.endpoint(endpoint);
-    let addresses: Vec<IpAddr> = [
-        seen.address.map(|(address, _)| IpAddr::V4(address)),
-        seen.address6.map(|(address, _)| IpAddr::V6(address)),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    let gateway = seen.gateway.map(IpAddr::V4);
+    let seen = places.iter().map(|(network, row)| network.endpoint(row));
+    let addresses: Vec<IpAddr> = seen
+        .flat_map(|seen| {
+            let address = seen.address.map(|(address, _)| IpAddr::V4(address));
+            let address6 = seen.address6.map(|(address, _)| IpAddr::V6(address));
+            [address, address6]
+        })
+        .flatten()
+        .collect();
+    let gateway = |network: &NetworkRow| IpAddr::V4(network.subnet.gateway());
+    // Each knows the names of all networks of whoever asks; one of them is enough.
+    let resolver = places.iter().find(|(network, _)| has_resolver(network));
     let host = HostResolver::read();
-    let servers = if has_resolver(network) {
-        gateway.into_iter().collect()
+    let servers = if let Some((network, _)) = resolver {
+        vec![gateway(network)]
     } else if networking.dns.is_empty() {
         host.servers.clone()
     } else {
         networking.dns.clone()
     };
     let name = spec::hostname(&entry.id, &entry.config);
+    let first = places.first().map(|(network, _)| gateway(network));
     (
-        names::hosts_file(name, &addresses, gateway, networking),
+        names::hosts_file(name, &addresses, first, networking),
         names::resolver_file(&servers, networking, &host),
     )
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row};
+use rusqlite::{Connection, Row};
 use serde::de::DeserializeOwned;
 
 use super::subnet::{PREFIX6, Subnet, at6};
@@ -14,7 +14,8 @@ use crate::container::{ContainerId, Endpoint, hex};
 use crate::error::{EngineError, Result};
 
 pub(super) const COMPONENT: &str = "network";
-pub(super) const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE networks (
         id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, bridge TEXT NOT NULL UNIQUE,
         subnet TEXT NOT NULL, subnet6 TEXT, internal INTEGER NOT NULL, labels TEXT NOT NULL,
@@ -25,7 +26,20 @@ pub(super) const MIGRATIONS: &[&str] = &["
         offset INTEGER NOT NULL, aliases TEXT NOT NULL, ports TEXT NOT NULL, dns TEXT NOT NULL,
         UNIQUE (network, offset)
     );
-"];
+",
+    "
+    ALTER TABLE endpoints RENAME TO endpoints_of_one_network;
+    CREATE TABLE endpoints (
+        container TEXT NOT NULL, network TEXT NOT NULL REFERENCES networks (id),
+        position INTEGER NOT NULL, offset INTEGER NOT NULL, aliases TEXT NOT NULL,
+        ports TEXT NOT NULL, dns TEXT NOT NULL,
+        PRIMARY KEY (container, network), UNIQUE (container, position), UNIQUE (network, offset)
+    );
+    INSERT INTO endpoints SELECT container, network, 0, offset, aliases, ports, dns
+        FROM endpoints_of_one_network;
+    DROP TABLE endpoints_of_one_network;
+",
+];
 
 /// A network of this state root.
 #[derive(Debug, Clone)]
@@ -49,6 +63,8 @@ pub(super) struct NetworkRow {
 pub(super) struct EndpointRow {
     pub(super) container: ContainerId,
     pub(super) network: String,
+    /// Its number among the container's places: `eth0`, `eth1`, …
+    pub(super) position: u32,
     pub(super) offset: u32,
     pub(super) aliases: Vec<String>,
     pub(super) ports: Vec<PublishedPort>,
@@ -101,7 +117,8 @@ pub(super) fn random_id() -> String {
 
 const NETWORK: &str = "SELECT id, name, bridge, subnet, subnet6, internal, labels, created_at, \
                        resolver_port FROM networks";
-const ENDPOINT: &str = "SELECT container, network, offset, aliases, ports, dns FROM endpoints";
+const ENDPOINT: &str = "SELECT container, network, position, offset, aliases, ports, dns FROM \
+                        endpoints";
 
 pub(super) fn networks(connection: &Connection) -> Result<Vec<NetworkRow>> {
     let mut statement = connection.prepare(&format!("{NETWORK} ORDER BY created_at, id"))?;
@@ -165,15 +182,15 @@ pub(super) fn endpoints(connection: &Connection) -> Result<Vec<EndpointRow>> {
     rows.map(|row| row?).collect()
 }
 
-pub(super) fn endpoint_of(
+/// The places of one container, `eth0` first.
+pub(super) fn endpoints_of(
     connection: &Connection,
     container: &ContainerId,
-) -> Result<Option<EndpointRow>> {
-    let sql = format!("{ENDPOINT} WHERE container = ?1");
-    connection
-        .query_row(&sql, [container.as_str()], |row| Ok(read_endpoint(row)))
-        .optional()?
-        .transpose()
+) -> Result<Vec<EndpointRow>> {
+    let sql = format!("{ENDPOINT} WHERE container = ?1 ORDER BY position");
+    let mut statement = connection.prepare(&sql)?;
+    let rows = statement.query_map([container.as_str()], |row| Ok(read_endpoint(row)))?;
+    rows.map(|row| row?).collect()
 }
 
 /// Names of containers, as the engine's own table has them.
@@ -184,12 +201,13 @@ pub(super) fn container_names(connection: &Connection) -> Result<Vec<(String, St
 }
 
 pub(super) fn insert_endpoint(connection: &Connection, row: &EndpointRow) -> Result<()> {
-    let sql = "INSERT INTO endpoints VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let sql = "INSERT INTO endpoints VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
     connection.execute(
         sql,
         (
             row.container.as_str(),
             &row.network,
+            row.position,
             row.offset,
             json(&row.aliases),
             json(&row.ports),
@@ -199,8 +217,15 @@ pub(super) fn insert_endpoint(connection: &Connection, row: &EndpointRow) -> Res
     Ok(())
 }
 
-/// Forgets a container's place; whether it had one.
-pub(super) fn delete_endpoint(connection: &Connection, container: &ContainerId) -> Result<bool> {
+/// Forgets a container's place in one network.
+pub(super) fn delete_endpoint(connection: &Connection, row: &EndpointRow) -> Result<()> {
+    let sql = "DELETE FROM endpoints WHERE container = ?1 AND network = ?2";
+    connection.execute(sql, (row.container.as_str(), &row.network))?;
+    Ok(())
+}
+
+/// Forgets a container's places; whether it had any.
+pub(super) fn delete_endpoints(connection: &Connection, container: &ContainerId) -> Result<bool> {
     let sql = "DELETE FROM endpoints WHERE container = ?1";
     Ok(connection.execute(sql, [container.as_str()])? > 0)
 }
@@ -288,10 +313,11 @@ fn read_endpoint(row: &Row<'_>) -> Result<EndpointRow> {
     Ok(EndpointRow {
         container: ContainerId::try_from(row.get::<_, String>(0)?)?,
         network: row.get(1)?,
-        offset: row.get(2)?,
-        aliases: from_json(&row.get::<_, String>(3)?)?,
-        ports: from_json(&row.get::<_, String>(4)?)?,
-        dns: from_json(&row.get::<_, String>(5)?)?,
+        position: row.get(2)?,
+        offset: row.get(3)?,
+        aliases: from_json(&row.get::<_, String>(4)?)?,
+        ports: from_json(&row.get::<_, String>(5)?)?,
+        dns: from_json(&row.get::<_, String>(6)?)?,
     })
 }
 
@@ -307,5 +333,88 @@ fn damaged(error: impl std::fmt::Display) -> EngineError {
     EngineError::Runtime {
         action: "read the networks in the state database",
         reason: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use invar_image::state::Database;
+
+    use super::*;
+
+    /// A database as the first version left it, with a container in each of two networks.
+    fn of_first_version(first: &str, second: &str) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let database = Database::open(root.path()).unwrap();
+        database.migrate(COMPONENT, &MIGRATIONS[..1]).unwrap();
+        let rows = format!(
+            r#"INSERT INTO networks VALUES
+                ('n1', 'shop', 'inv-1', '10.89.0.0/24', 'fd00:1::', 0, '{{"a":"b"}}',
+                 '2026-01-02T03:04:05Z', 7, 5300),
+                ('n2', 'inner', 'inv-2', '10.89.1.0/24', NULL, 1, '{{}}',
+                 '2026-01-02T03:04:06Z', 2, NULL);
+            INSERT INTO endpoints VALUES
+                ('{first}', 'n1', 7, '["db"]',
+                 '[{{"container":80,"protocol":"tcp","address":"127.0.0.1","host":8080}}]',
+                 '["192.0.2.53"]'),
+                ('{second}', 'n2', 2, '[]', '[]', '[]');"#
+        );
+        database.connection().execute_batch(&rows).unwrap();
+        root
+    }
+
+    fn number(connection: &Connection, sql: &str) -> u32 {
+        connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn places_of_containers_with_one_network_are_kept_as_their_first() {
+        let (first, second) = ("ab".repeat(32), "cd".repeat(32));
+        let root = of_first_version(&first, &second);
+        // Another process of the new version; and once more, when there is nothing to do.
+        for _ in 0..2 {
+            let database = Database::open(root.path()).unwrap();
+            database.migrate(COMPONENT, MIGRATIONS).unwrap();
+            let connection = database.connection();
+            let version = "SELECT version FROM schema WHERE component = 'network'";
+            assert_eq!(number(&connection, version) as usize, MIGRATIONS.len());
+            let networks = networks(&connection).unwrap();
+            let seen: Vec<_> = networks
+                .iter()
+                .map(|row| (row.name.as_str(), row.resolver_port))
+                .collect();
+            assert_eq!(seen, [("shop", Some(5300)), ("inner", None)]);
+            let rows = endpoints(&connection).unwrap();
+            let seen: Vec<_> = rows
+                .iter()
+                .map(|row| {
+                    let container = row.container.as_str();
+                    (container, row.network.as_str(), row.position, row.offset)
+                })
+                .collect();
+            assert_eq!(seen, [(&*first, "n1", 0, 7), (&*second, "n2", 0, 2)]);
+            assert_eq!(rows[0].aliases, ["db"]);
+            let port = &rows[0].ports[0];
+            assert_eq!((port.host, port.container), (8080, 80));
+            assert_eq!(rows[0].dns, ["192.0.2.53".parse::<IpAddr>().unwrap()]);
+            let old = "SELECT count(*) FROM sqlite_schema WHERE name = 'endpoints_of_one_network'";
+            assert_eq!(number(&connection, old), 0);
+        }
+    }
+
+    #[test]
+    fn a_container_of_an_older_state_can_join_another_network() {
+        let root = of_first_version(&"ab".repeat(32), &"cd".repeat(32));
+        let database = Database::open(root.path()).unwrap();
+        database.migrate(COMPONENT, MIGRATIONS).unwrap();
+        let connection = database.connection();
+        let mut row = endpoints(&connection).unwrap().remove(0);
+        (row.network, row.position, row.offset) = ("n2".to_owned(), 1, 2);
+        assert!(insert_endpoint(&connection, &row).is_err(), "of another");
+        row.offset = 3;
+        insert_endpoint(&connection, &row).unwrap();
+        let found = endpoints_of(&connection, &row.container).unwrap();
+        let positions: Vec<u32> = found.iter().map(|row| row.position).collect();
+        assert_eq!(positions, [0, 1]);
     }
 }

@@ -186,7 +186,9 @@ fn take_place(place: &Place, handles: &[OwnedFd]) -> std::io::Result<()> {
         (Place::Network(wiring), _) => {
             let host = network::Routing::open()?;
             network::unshare()?;
-            wiring.connect(&host)?;
+            for cable in wiring {
+                cable.connect(&host)?;
+            }
         }
     }
     for (setting, value) in OWN_NETWORK {
@@ -264,8 +266,10 @@ fn connect(
         ));
     }
     let (stdout, theirs) = pipe()?;
+    give(request, &theirs)?;
     builder = builder.with_stdout(theirs);
     let (stderr, theirs) = pipe()?;
+    give(request, &theirs)?;
     builder = builder.with_stderr(theirs);
     let (stdin, kept) = match (request.interactive, request.attached) {
         (true, true) => (
@@ -275,7 +279,11 @@ fn connect(
                 .map_err(setup)?,
             None,
         ),
-        (true, false) => pipe().map(|(theirs, kept)| (theirs, Some(kept)))?,
+        (true, false) => {
+            let (theirs, kept) = pipe()?;
+            give(request, &theirs)?;
+            (theirs, Some(kept))
+        }
         (false, _) => {
             let flags = OFlags::RDONLY | OFlags::CLOEXEC;
             (
@@ -290,6 +298,16 @@ fn connect(
         stdin: kept,
     });
     Ok((builder.with_stdin(stdin), ends))
+}
+
+/// Lets the program's user open a pipe again by name (`/dev/stderr`). In a user namespace the
+/// program's side does that ([`crate::embedded::runtime::inside`]).
+fn give(request: &Request, pipe: &OwnedFd) -> Outcome<()> {
+    if request.inside.is_some() || request.user == 0 {
+        return Ok(());
+    }
+    let user = rustix::fs::Uid::from_raw(request.user);
+    rustix::fs::fchown(pipe, Some(user), None).map_err(setup)
 }
 
 impl Ends {

@@ -75,6 +75,9 @@ pub(super) struct Request {
     /// Likewise: who the program is in its user namespace.
     #[serde(skip)]
     pub(super) inside: Option<Inside>,
+    /// Likewise: its user, for the streams of a program without such a namespace.
+    #[serde(skip)]
+    pub(super) user: u32,
     /// Whether a handle on a user namespace follows the root.
     pub(super) has_namespace: bool,
     /// What is mounted from the host with the namespace's owners, and its number among the mounts.
@@ -113,8 +116,8 @@ pub(super) enum Place {
     Other,
     /// In a namespace with loopback only.
     Alone,
-    /// In a namespace with a cable to a bridge. Further handles hold ports of the host.
-    Network(Wiring),
+    /// In a namespace with cables to bridges. Further handles hold ports of the host.
+    Network(Vec<Wiring>),
 }
 
 /// What the shim answers, once.
@@ -158,10 +161,10 @@ pub(super) fn main(args: &[String]) -> ExitCode {
         .has_namespace
         .then(|| channel::receive_handle(&control))
         .transpose();
-    let (Ok(namespace), Ok((plan, inside))) = (namespace, channel::receive(&control)) else {
+    let (Ok(namespace), Ok((plan, inside, user))) = (namespace, channel::receive(&control)) else {
         return ExitCode::FAILURE;
     };
-    (request.health, request.inside) = (plan, inside);
+    (request.health, request.inside, request.user) = (plan, inside, user);
     let root = launch::Root { root, namespace };
     let launched = prepared
         .and_then(|prepared| launch::launch(&request, &directory, prepared, root, &mut status));

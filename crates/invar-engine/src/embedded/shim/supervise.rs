@@ -8,7 +8,7 @@ use invar_sys::signal::{SIGCHLD, SIGWINCH};
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, wait};
 
 use super::health::Checker;
@@ -180,6 +180,20 @@ impl Pump {
         }
     }
 
+    /// From pipes to this process's standard output and error.
+    pub(in crate::embedded) fn of_pipes(stdout: OwnedFd, stderr: OwnedFd) -> Self {
+        let own = |fd: BorrowedFd<'_>| copy_of(fd, true);
+        Self {
+            flows: vec![
+                Flow::output(stdout, own(std::io::stdout().as_fd()), LogStream::Stdout),
+                Flow::output(stderr, own(std::io::stderr().as_fd()), LogStream::Stderr),
+            ],
+            master: None,
+            attached: parent(),
+            log: None,
+        }
+    }
+
     pub(in crate::embedded) fn follow_size(&self) {
         if let (Some(master), true) = (&self.master, self.attached.is_some()) {
             // The caller's terminal may be gone.
@@ -247,6 +261,34 @@ impl Pump {
             rustix::stdio::dup2_stdin(&null).ok();
             rustix::stdio::dup2_stdout(&null).ok();
             rustix::stdio::dup2_stderr(&null).ok();
+        }
+    }
+
+    /// Copies what an ended program left in its pipes, however slowly that is taken: none of it
+    /// may be lost. What others write to them meanwhile is not waited for.
+    pub(in crate::embedded) fn finish(&mut self) {
+        let waiting = |flow: &Flow| flow.from.as_ref().map_or(Ok(0), ioctl_fionread);
+        let mut left: Vec<(Option<LogStream>, u64)> = self
+            .flows
+            .iter()
+            .map(|flow| (flow.stream, waiting(flow).unwrap_or(0)))
+            .collect();
+        loop {
+            for (stream, _) in left.iter().filter(|(_, left)| *left == 0) {
+                let done = self.flows.iter_mut().filter(|flow| flow.stream == *stream);
+                done.for_each(|flow| flow.from = None);
+            }
+            self.flows
+                .retain(|flow| flow.from.is_some() || !flow.pending.is_empty());
+            if self.flows.is_empty() {
+                return;
+            }
+            for (stream, piece) in self.step(&[], None).1 {
+                let of_stream = left.iter_mut().find(|(other, _)| *other == Some(stream));
+                if let Some((_, left)) = of_stream {
+                    *left = left.saturating_sub(piece.len() as u64);
+                }
+            }
         }
     }
 

@@ -12,7 +12,11 @@ pub(super) fn settings(container: &Container) -> Value {
     let networks = container.endpoints.iter().map(|place| {
         let mut value = endpoint(place);
         value["Aliases"] = json!(place.aliases);
-        let address = container.config.networking.address;
+        let networking = &container.config.networking;
+        let mut further = networking.further.iter();
+        let address = further
+            .find(|other| other.network == place.network)
+            .map_or(networking.address, |other| other.address);
         value["IPAMConfig"] =
             address.map_or(Value::Null, |address| json!({ "IPv4Address": address }));
         (place.network.clone(), value)

@@ -24,10 +24,13 @@ pub(crate) fn run(cli: &Cli, _args: &Args) -> anyhow::Result<ExitCode> {
     for network in engine.networks()? {
         let is_default = network.name == DEFAULT_NETWORK;
         let is_wanted = containers.iter().any(|container| {
-            let Network::Named(asked) = &container.config.network else {
-                return false;
+            let first = match &container.config.network {
+                Network::Named(first) => Some(first),
+                _ => None,
             };
-            (*asked == network.name || network.id.starts_with(asked.as_str()))
+            let further = container.config.networking.further.iter();
+            let mut asked = first.into_iter().chain(further.map(|other| &other.network));
+            asked.any(|name| *name == network.name || network.id.starts_with(name.as_str()))
                 && (!is_default || container.init_pid.is_some())
         });
         if is_wanted {

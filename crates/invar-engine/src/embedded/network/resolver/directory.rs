@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use rusqlite::Connection;
 
+use super::super::DEFAULT_NETWORK;
 use super::super::table::{self, EndpointRow, NetworkRow};
 use super::message::{A, AAAA, Code, PTR, Query};
 use crate::error::Result;
@@ -14,6 +15,8 @@ use crate::error::Result;
 pub(super) struct Directory {
     names: HashMap<String, Vec<u32>>,
     containers: HashMap<u32, Known>,
+    /// Other networks that some of them are in too.
+    others: HashMap<String, (NetworkRow, Directory)>,
 }
 
 #[derive(Debug)]
@@ -21,6 +24,10 @@ struct Known {
     name: String,
     /// Servers it asked to be asked for it.
     servers: Vec<IpAddr>,
+    /// Ids of the other networks it is in, the default one too.
+    others: Vec<String>,
+    /// Whether one of those has a way out.
+    has_way_out: bool,
 }
 
 /// What to do with a query.
@@ -35,11 +42,52 @@ pub(super) enum Verdict {
 impl Directory {
     /// Reads the network's containers.
     pub(super) fn read(connection: &Connection, network: &NetworkRow) -> Result<Self> {
-        let mut rows = table::endpoints(connection)?;
-        rows.retain(|row| row.network == network.id);
+        let (own, foreign): (Vec<_>, Vec<_>) = table::endpoints(connection)?
+            .into_iter()
+            .partition(|row| row.network == network.id);
         let names: HashMap<String, String> =
             table::container_names(connection)?.into_iter().collect();
-        Ok(Self::of(&rows, &names, &network.name))
+        let mut directory = Self::of(&own, &names, &network.name);
+        let offsets: HashMap<&str, u32> = own
+            .iter()
+            .map(|row| (row.container.as_str(), row.offset))
+            .collect();
+        let is_shared = foreign
+            .iter()
+            .any(|row| offsets.contains_key(row.container.as_str()));
+        if is_shared {
+            let networks = table::networks(connection)?;
+            directory.add_others(&offsets, &foreign, &names, networks);
+        }
+        Ok(directory)
+    }
+
+    /// Adds what the containers that are in further networks find there.
+    fn add_others(
+        &mut self,
+        offsets: &HashMap<&str, u32>,
+        foreign: &[EndpointRow],
+        names: &HashMap<String, String>,
+        networks: Vec<NetworkRow>,
+    ) {
+        for network in networks {
+            let inside = foreign.iter().filter(|row| row.network == network.id);
+            let rows: Vec<EndpointRow> = inside.cloned().collect();
+            let mut is_shared = false;
+            for row in &rows {
+                let offset = offsets.get(row.container.as_str());
+                if let Some(known) = offset.and_then(|offset| self.containers.get_mut(offset)) {
+                    known.others.push(network.id.clone());
+                    known.has_way_out |= !network.internal;
+                    is_shared = true;
+                }
+            }
+            // The default network has no names.
+            if is_shared && network.name != DEFAULT_NETWORK {
+                let other = Self::of(&rows, names, &network.name);
+                self.others.insert(network.id.clone(), (network, other));
+            }
+        }
     }
 
     fn of(rows: &[EndpointRow], names: &HashMap<String, String>, network: &str) -> Self {
@@ -58,6 +106,8 @@ impl Directory {
             let known = Known {
                 name: format!("{name}.{network}"),
                 servers: row.dns.clone(),
+                others: Vec::new(),
+                has_way_out: false,
             };
             directory.containers.insert(row.offset, known);
         }
@@ -85,7 +135,13 @@ impl Directory {
         if let Some(answer) = self.local(network, query) {
             return Some(Verdict::Answer(answer));
         }
-        if network.internal {
+        let others = client.others.iter().filter_map(|id| self.others.get(id));
+        for (other, directory) in others {
+            if let Some(answer) = directory.local(other, query) {
+                return Some(Verdict::Answer(answer));
+            }
+        }
+        if network.internal && !client.has_way_out {
             // Names are a way out too.
             return Some(Verdict::Answer(query.reply(Code::NoSuchName)));
         }
@@ -168,6 +224,7 @@ mod tests {
         let row = |digit: &str, offset: u32, aliases: &[&str], dns: &[&str]| EndpointRow {
             container: ContainerId::try_from(digit.repeat(64)).unwrap(),
             network: "n".repeat(64),
+            position: 0,
             offset,
             aliases: aliases.iter().copied().map(str::to_owned).collect(),
             ports: Vec::new(),
