@@ -26,4 +26,5 @@ pub use endpoint::endpoint;
 pub use files::place_file;
 pub use heal::Heal;
 pub use live::Alarm;
+pub use rollback::Rollback;
 pub use store::{Result, RolloutError, Store, StoredService};

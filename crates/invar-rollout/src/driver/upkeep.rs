@@ -95,10 +95,10 @@ impl Driver {
     /// Takes a service off the gateway, then removes its containers, and forgets it. Killed at any
     /// point, it is done again from the beginning.
     pub fn remove(&self, service: &str, report: Report<'_>) -> Result<Outcome> {
-        let Some(_lock) = self.lock(service)? else {
+        let Some(_lock) = self.store.lock(service)? else {
             return Ok(Outcome::Busy);
         };
-        if self.unfinished(service)?.is_some() {
+        if self.store.unfinished(service)?.is_some() {
             return Err(RolloutError::UnderWay {
                 service: service.to_owned(),
             });
@@ -124,10 +124,10 @@ impl Driver {
 
     /// Removes a warm revision whose time is over, unless somebody is at work on the service.
     pub fn cool(&self, service: &str) -> Result<()> {
-        let Some(_lock) = self.lock(service)? else {
+        let Some(_lock) = self.store.lock(service)? else {
             return Ok(());
         };
-        match self.unfinished(service)? {
+        match self.store.unfinished(service)? {
             Some(_) => Ok(()),
             None => self.tidy(service, None),
         }
