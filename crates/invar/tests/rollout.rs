@@ -422,16 +422,18 @@ fn first_process(rig: &Rig) -> Option<String> {
 
 #[test]
 fn a_restart_policy_brings_back_what_ended() {
-    let rig = Rig::new();
-    let rest = format!("    network_mode: host\n    restart: always\n{AT_ONCE}");
-    rig.must_deploy(&version("v1", &rest));
-    let before = first_process(&rig).unwrap();
-    checked(Command::new("kill").args(["-9", &before]));
-    eventually("it runs again", || {
-        first_process(&rig).filter(|after| *after != before)
-    });
-    eventually("it serves again", || {
-        let (status, body) = Client::new(rig.port).ask().ok()?;
-        (status == 200).then(|| assert_eq!(body, "v1"))
-    });
+    for network in ["network_mode: host", "network_mode: bridge"] {
+        let rig = Rig::new();
+        let rest = format!("    {network}\n    restart: always\n{AT_ONCE}");
+        rig.must_deploy(&version("v1", &rest));
+        let before = first_process(&rig).unwrap();
+        checked(Command::new("kill").args(["-9", &before]));
+        eventually("it runs again", || {
+            first_process(&rig).filter(|after| *after != before)
+        });
+        eventually("it serves again", || {
+            let (status, body) = Client::new(rig.port).ask().ok()?;
+            (status == 200).then(|| assert_eq!(body, "v1", "{network}"))
+        });
+    }
 }

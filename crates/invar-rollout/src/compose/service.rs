@@ -142,28 +142,7 @@ pub(super) fn read(
     };
     fields.take("profiles");
     fields.finish(NOT_HONOURED, warnings);
-    Ok(only_where_it_is_reached(service, path, warnings))
-}
-
-/// A container that is started again has another address in its network, of which the gateway would
-/// hear nothing: with the host's network alone it is reached as before.
-fn only_where_it_is_reached(
-    mut service: Service,
-    path: &str,
-    warnings: &mut Vec<Warning>,
-) -> Service {
-    let restart = service.deploy.restart.as_deref();
-    if service.network != NetworkMode::Host && restart.is_some_and(|words| words != "no") {
-        service.deploy.restart = None;
-        warnings.push(Warning {
-            at: service.at.clone(),
-            path: format!("{path}.restart"),
-            message: "not honoured without network_mode: host: an ended container is replaced by \
-                      the next deploy"
-                .to_owned(),
-        });
-    }
-    service
+    Ok(service)
 }
 
 /// `env_file` first, `environment` over it.

@@ -85,7 +85,7 @@ fn a_whole_file_is_read() {
     assert_eq!(web.depends_on[0].condition, Condition::Healthy);
     assert_eq!(web.deploy.replicas, 2);
     assert_eq!(web.deploy.memory.as_deref(), Some("64m"));
-    assert_eq!(web.deploy.restart, None);
+    assert_eq!(web.deploy.restart.as_deref(), Some("on-failure:3"));
     assert_eq!(web.files[0].content, b"tag=1.4");
     assert_eq!(web.files[1].target, "/run/secrets/token");
     assert!(web.files[1].is_secret);
@@ -101,7 +101,6 @@ fn a_whole_file_is_read() {
         ("services.db.build", "22:5"),
         ("services.web.color", "18:5"),
         ("restart_policy.delay", ""),
-        ("services.web.restart:", ""),
         ("update_config.parallelism", ""),
     ];
     assert_eq!(named.len(), expected.len(), "{named:#?}");
@@ -114,7 +113,7 @@ fn a_whole_file_is_read() {
 }
 
 #[test]
-fn a_restart_policy_holds_with_the_network_of_the_host() {
+fn a_restart_policy_is_read_in_either_form() {
     for (written, read_as) in [
         ("restart: always", Some("always")),
         ("restart: \"no\"", Some("no")),
@@ -125,8 +124,7 @@ fn a_restart_policy_holds_with_the_network_of_the_host() {
         ("deploy: { restart_policy: {} }", Some("always")),
         ("tty: true", None),
     ] {
-        let text =
-            format!("services:\n  web:\n    image: x\n    network_mode: host\n    {written}\n");
+        let text = format!("services:\n  web:\n    image: x\n    {written}\n");
         let (project, warnings) = read(&text).unwrap();
         let restart = project.services["web"].deploy.restart.as_deref();
         assert_eq!((restart, warnings.len()), (read_as, 0), "{written}");

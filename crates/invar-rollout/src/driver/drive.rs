@@ -105,7 +105,9 @@ impl Driver {
         let stored = self.store.service(service)?;
         let running = self.running(service)?;
         match plan(running.as_ref(), wanted) {
-            Plan::Keep if self.is_whole(service, wanted)? => {
+            Plan::Keep
+                if self.is_whole(service, wanted)? && self.is_reached(service, wanted)? =>
+            {
                 self.store.adjust(service, wanted)?;
                 return Ok(Outcome::Unchanged);
             }

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::drive::{Driver, Outcome, ROUND, Report, note, now_ms};
-use super::gateway::{Front, Names};
+use super::endpoint::endpoint;
+use super::gateway::{Addresses, Front, Names};
 use super::live::{self, REVISION_LABEL};
 use super::store::{Result, RolloutError};
 use crate::definition::Definition;
@@ -22,6 +23,28 @@ impl Driver {
                 && container.state == invar_engine::State::Running
         });
         Ok(running.count() >= wanted.replicas as usize)
+    }
+
+    /// Whether the gateway has the addresses that the revision's containers have now: one that was
+    /// started again may have another. A gateway that does not answer has nothing to compare.
+    pub(super) fn is_reached(&self, service: &str, wanted: &Definition) -> Result<bool> {
+        let revision = wanted.revision();
+        let mut ports = vec![std::collections::BTreeSet::new(); wanted.ports.len()];
+        for container in live::of_service(&*self.engine, service)? {
+            let labels = &container.config.labels;
+            let is_of_it = labels.get(REVISION_LABEL) == Some(&revision);
+            if !is_of_it || container.state != invar_engine::State::Running {
+                continue;
+            }
+            for (port, addresses) in wanted.ports.iter().zip(&mut ports) {
+                addresses.insert(endpoint(&*self.engine, &container, port.target)?);
+            }
+        }
+        let names = Names::from([(Role::Target, revision)]);
+        let mut front = Front::new(self.socket.clone(), service.to_owned(), names);
+        let addresses = Addresses::from([(Role::Target, ports)]);
+        let traffic = front.traffic(wanted.ports.len(), &addresses);
+        Ok(traffic.is_none_or(|traffic| traffic.current.contains(&Role::Target)))
     }
 
     /// The same revision with other counts or ports, or with containers that ended.

@@ -10,6 +10,7 @@ use invar_rollout::driver::place_file;
 
 use super::Site;
 use crate::container_config::{self, Host, ImageSettings, Options};
+use crate::printer;
 
 /// Label with the policy of changes.
 pub(super) const DRIFT_LABEL: &str = "invar.drift";
@@ -40,10 +41,25 @@ fn build(
     }
     let options = options(project, service, root)?;
     let (entrypoint, command) = program(service);
-    let options = Options {
+    let kind = site.engine.kind();
+    let is_on_daemons_network = kind != embedded::KIND && service.network == NetworkMode::Default;
+    let mut options = Options {
         entrypoint,
         ..options
     };
+    let is_restarted = options
+        .restart
+        .as_deref()
+        .is_some_and(|words| words != "no");
+    if is_on_daemons_network && is_restarted {
+        // The daemon may give it another address, of which the gateway would not hear.
+        options.restart = None;
+        printer::note(format!(
+            "warning: {}: restart is not honoured on {kind} without network_mode: host: an ended \
+             container is replaced by the next deploy",
+            service.at
+        ));
+    }
     let (id, config) = site.image(&service.image)?;
     let settings = ImageSettings {
         id: &id,
@@ -53,8 +69,7 @@ fn build(
         health: None,
     };
     let mut config = container_config::resolve(&options, &command, &settings, &Host::here()?)?;
-    let kind = site.engine.kind();
-    if kind != embedded::KIND && service.network == NetworkMode::Default {
+    if is_on_daemons_network {
         config.network = Network::Named(DAEMONS_NETWORK.to_owned());
     }
     Ok(Definition {

@@ -119,7 +119,7 @@ impl Networks {
             let endpoint = EndpointRow {
                 container: entry.id.clone(),
                 network: network.id.clone(),
-                offset: table::allocate(transaction, &network, networking.address)?,
+                offset: table::allocate(transaction, &network, &entry.id, networking.address)?,
                 aliases: networking.aliases.clone(),
                 ports: held.ports.clone(),
                 dns: networking.dns.clone(),

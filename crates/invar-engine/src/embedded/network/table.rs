@@ -14,7 +14,8 @@ use crate::container::{ContainerId, Endpoint, hex};
 use crate::error::{EngineError, Result};
 
 pub(super) const COMPONENT: &str = "network";
-pub(super) const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE networks (
         id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, bridge TEXT NOT NULL UNIQUE,
         subnet TEXT NOT NULL, subnet6 TEXT, internal INTEGER NOT NULL, labels TEXT NOT NULL,
@@ -25,7 +26,13 @@ pub(super) const MIGRATIONS: &[&str] = &["
         offset INTEGER NOT NULL, aliases TEXT NOT NULL, ports TEXT NOT NULL, dns TEXT NOT NULL,
         UNIQUE (network, offset)
     );
-"];
+",
+    "
+    CREATE TABLE last_places (
+        container TEXT PRIMARY KEY, network TEXT NOT NULL, offset INTEGER NOT NULL
+    );
+",
+];
 
 /// A network of this state root.
 #[derive(Debug, Clone)]
@@ -205,17 +212,43 @@ pub(super) fn delete_endpoint(connection: &Connection, container: &ContainerId) 
     Ok(connection.execute(sql, [container.as_str()])? > 0)
 }
 
-/// An address of the network that nobody has: the one asked for, or the next after the one given
-/// out last, so that an address is not used again soon.
+/// An address for a container: the one it asks for, the one it had before if nobody has that now,
+/// or a free one. Whoever knew a container before it was started again finds it there.
 pub(super) fn allocate(
     connection: &Connection,
     network: &NetworkRow,
+    container: &ContainerId,
     asked: Option<Ipv4Addr>,
 ) -> Result<u32> {
+    let before: Option<u32> = connection
+        .query_row(
+            "SELECT offset FROM last_places WHERE container = ?1 AND network = ?2",
+            [container.as_str(), &network.id],
+            |row| row.get(0),
+        )
+        .optional()?;
     let taken = taken_offsets(connection, network)?;
-    if let Some(address) = asked {
-        return allocate_asked(network, address, &taken);
-    }
+    let offset = match (asked, before) {
+        (Some(address), _) => allocate_asked(network, address, &taken)?,
+        (None, Some(before)) if !taken.contains(&before) => before,
+        (None, _) => next_free(connection, network, &taken)?,
+    };
+    // Containers that were removed meanwhile have no use for theirs.
+    connection.execute(
+        "DELETE FROM last_places WHERE container NOT IN (SELECT id FROM containers)",
+        [],
+    )?;
+    connection.execute(
+        "INSERT INTO last_places VALUES (?1, ?2, ?3) \
+         ON CONFLICT (container) DO UPDATE SET network = ?2, offset = ?3",
+        (container.as_str(), &network.id, offset),
+    )?;
+    Ok(offset)
+}
+
+/// An address of the network that nobody has: the next after the one given
+/// out last, so that an address is not used again soon.
+fn next_free(connection: &Connection, network: &NetworkRow, taken: &BTreeSet<u32>) -> Result<u32> {
     let last: u32 = connection.query_row(
         "SELECT last_offset FROM networks WHERE id = ?1",
         [&network.id],
