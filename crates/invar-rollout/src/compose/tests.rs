@@ -131,6 +131,45 @@ fn a_restart_policy_is_read_in_either_form() {
     }
 }
 
+#[test]
+fn of_rollback_config_what_a_pointer_cannot_do_is_named() {
+    for (written, named) in [
+        ("parallelism: 0", None),
+        ("order: start-first", None),
+        ("failure_action: pause", None),
+        ("parallelism: 2", Some("parallelism")),
+        ("order: stop-first", Some("order")),
+        ("failure_action: continue", Some("failure_action")),
+        ("delay: 5s", Some("delay")),
+        ("monitor: 5s", Some("monitor")),
+        ("max_failure_ratio: 0.1", Some("max_failure_ratio")),
+    ] {
+        let text = format!(
+            "services:\n  web:\n    image: x\n    deploy: {{ rollback_config: {{ {written} }} }}\n"
+        );
+        let (_, warnings) = read(&text).unwrap();
+        let said: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        let expected = named.map(|key| format!("rollback_config.{key}: not honoured"));
+        assert_eq!(said.len(), usize::from(named.is_some()), "{said:?}");
+        assert!(
+            said.iter()
+                .zip(&expected)
+                .all(|(said, key)| said.contains(key)),
+            "{written}: {said:?}"
+        );
+    }
+    for written in [
+        "order: sideways",
+        "failure_action: rollback",
+        "parallelism: x",
+    ] {
+        let text = format!(
+            "services:\n  web:\n    image: x\n    deploy: {{ rollback_config: {{ {written} }} }}\n"
+        );
+        read(&text).unwrap_err();
+    }
+}
+
 /// A line of a service, and what is said of it.
 const BAD: &[(&str, &str)] = &[
     (
