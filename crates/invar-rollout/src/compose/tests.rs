@@ -97,7 +97,6 @@ fn a_whole_file_is_read() {
     let mut named: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     named.sort();
     let expected = [
-        ("networks", "26:1"),
         ("services.db.build", "22:5"),
         ("services.web.color", "18:5"),
         ("restart_policy.delay", ""),

@@ -8,7 +8,7 @@ use super::gateway::{Addresses, Front, Names};
 use super::live::{self, REVISION_LABEL};
 use super::store::{Result, RolloutError};
 use crate::definition::Definition;
-use crate::machine::{Phase, ReplicaState, Role, step};
+use crate::machine::{Phase, Replica, ReplicaState, Role, step};
 
 /// How long a container of an unknown revision may take to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -37,7 +37,12 @@ impl Driver {
                 continue;
             }
             for (port, addresses) in wanted.ports.iter().zip(&mut ports) {
-                addresses.insert(endpoint(&*self.engine, &container, port.target)?);
+                match endpoint(&*self.engine, &container, port.target) {
+                    Ok(address) => addresses.insert(address),
+                    // It lost its place, or is just getting one: what repairs it looks again.
+                    Err(RolloutError::NoAddress { .. }) => return Ok(false),
+                    Err(error) => return Err(error),
+                };
             }
         }
         let names = Names::from([(Role::Target, revision)]);
@@ -59,6 +64,7 @@ impl Driver {
         rollout.phase = Phase::Promoted;
         let mut live = self.live(&rollout)?;
         let limit = Instant::now() + wanted.policy.healthy_within;
+        let mut end = note("adjusted", "the same revision runs as the file says");
         loop {
             let seen = live.observe(&rollout, now_ms(), None)?;
             for action in step(&rollout, &seen).actions {
@@ -82,10 +88,7 @@ impl Driver {
                 live.act(&rollout, &crate::machine::Action::Switch(Role::Target))?;
             }
             if Instant::now() > limit {
-                report(
-                    service,
-                    &note("waiting", "its containers did not become well"),
-                );
+                end = note("waiting", &not_well(&seen.replicas));
                 break;
             }
             std::thread::sleep(ROUND);
@@ -94,10 +97,7 @@ impl Driver {
             live.front.publish(wanted)?;
         }
         self.surplus(service, wanted)?;
-        report(
-            service,
-            &note("adjusted", "the same revision runs as the file says"),
-        );
+        report(service, &end);
         Ok(Outcome::Unchanged)
     }
 
@@ -189,4 +189,18 @@ impl Driver {
         }
         Ok(())
     }
+}
+
+/// Why an adjustment does not wait any longer.
+fn not_well(replicas: &[Replica]) -> String {
+    let reasons = replicas.iter().filter_map(|replica| match &replica.state {
+        ReplicaState::Ended(reason) | ReplicaState::Unhealthy(reason) => {
+            Some(format!(": container {} {reason}", replica.index + 1))
+        }
+        ReplicaState::Starting | ReplicaState::Healthy => None,
+    });
+    format!(
+        "its containers did not become well{}",
+        reasons.take(1).collect::<String>()
+    )
 }

@@ -160,7 +160,7 @@ fn hostname(options: &Options) -> anyhow::Result<String> {
 }
 
 /// Checks a name as resolvers know them.
-fn host_name(name: &str) -> anyhow::Result<String> {
+pub(crate) fn host_name(name: &str) -> anyhow::Result<String> {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')

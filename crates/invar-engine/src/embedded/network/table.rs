@@ -227,17 +227,17 @@ pub(super) fn allocate(
             |row| row.get(0),
         )
         .optional()?;
-    let taken = taken_offsets(connection, network)?;
-    let offset = match (asked, before) {
-        (Some(address), _) => allocate_asked(network, address, &taken)?,
-        (None, Some(before)) if !taken.contains(&before) => before,
-        (None, _) => next_free(connection, network, &taken)?,
-    };
+    let taken = offsets(connection, network, "endpoints")?;
     // Containers that were removed meanwhile have no use for theirs.
     connection.execute(
         "DELETE FROM last_places WHERE container NOT IN (SELECT id FROM containers)",
         [],
     )?;
+    let offset = match (asked, before) {
+        (Some(address), _) => allocate_asked(network, address, &taken)?,
+        (None, Some(before)) if !taken.contains(&before) => before,
+        (None, _) => next_free(connection, network, &taken)?,
+    };
     connection.execute(
         "INSERT INTO last_places VALUES (?1, ?2, ?3) \
          ON CONFLICT (container) DO UPDATE SET network = ?2, offset = ?3",
@@ -246,9 +246,10 @@ pub(super) fn allocate(
     Ok(offset)
 }
 
-/// An address of the network that nobody has: the next after the one given
-/// out last, so that an address is not used again soon.
+/// An address of the network that nobody has: the next after the one given out last, so that an
+/// address is not used again soon, and none that a container may come back to if there are others.
 fn next_free(connection: &Connection, network: &NetworkRow, taken: &BTreeSet<u32>) -> Result<u32> {
+    let awaited = offsets(connection, network, "last_places")?;
     let last: u32 = connection.query_row(
         "SELECT last_offset FROM networks WHERE id = ?1",
         [&network.id],
@@ -257,9 +258,10 @@ fn next_free(connection: &Connection, network: &NetworkRow, taken: &BTreeSet<u32
     let end = network.subnet.last();
     let after = (last + 1).max(2)..=end;
     let before = 2..=last.min(end);
-    let free = after
-        .chain(before)
-        .find(|offset| !taken.contains(offset))
+    let free = || after.clone().chain(before.clone());
+    let free = free()
+        .find(|offset| !taken.contains(offset) && !awaited.contains(offset))
+        .or_else(|| free().find(|offset| !taken.contains(offset)))
         .ok_or_else(|| EngineError::NoAddress {
             network: network.name.clone(),
             reason: format!(
@@ -292,8 +294,9 @@ fn allocate_asked(network: &NetworkRow, address: Ipv4Addr, taken: &BTreeSet<u32>
     Ok(offset)
 }
 
-fn taken_offsets(connection: &Connection, network: &NetworkRow) -> Result<BTreeSet<u32>> {
-    let mut statement = connection.prepare("SELECT offset FROM endpoints WHERE network = ?1")?;
+fn offsets(connection: &Connection, network: &NetworkRow, of: &str) -> Result<BTreeSet<u32>> {
+    let sql = format!("SELECT offset FROM {of} WHERE network = ?1");
+    let mut statement = connection.prepare(&sql)?;
     let rows = statement.query_map([&network.id], |row| row.get(0))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
