@@ -1,7 +1,6 @@
 //! The networks of a compose file: names between containers of one project, kept apart from others.
 #![allow(clippy::unwrap_used, reason = "in tests a panic is the report")]
 
-#[allow(dead_code, reason = "each test file uses a part")]
 mod support;
 
 use fs_err as fs;

@@ -19,9 +19,6 @@ const CANARY: &str =
     "    deploy: { replicas: 2 }\n    x-invar: { rollout: { steps: [10%, 50%], hold: 2s } }\n";
 const AT_ONCE: &str = "    x-invar: { rollout: { hold: 1s, healthy_within: 5s } }\n";
 
-/// Its own bridge would be one more thing to clean up.
-const PODMANS_NETWORK: &str = "host";
-
 const BRIEF: &str =
     "    x-invar: { rollout: { steps: [50%], hold: 500ms, keep: 0, margin: 3% } }\n";
 
@@ -243,7 +240,7 @@ fn containers_of_podman_are_deployed_through_its_service() {
         fs::remove_file(archive).unwrap();
     }
     let deploy = |name: &str| {
-        let rest = format!("    network_mode: {PODMANS_NETWORK}\n{AT_ONCE}");
+        let rest = format!("    network_mode: host\n{AT_ONCE}");
         let file = rig.file(&version(name, &rest));
         // Podman's init is a program of its own that not every host has.
         let text = fs::read_to_string(&file).unwrap();
@@ -521,4 +518,30 @@ fn a_deploy_of_the_same_file_tells_the_gateway_where_containers_are() {
     rig.must_deploy(&version("v1", AT_ONCE));
     assert_eq!(rig.ask(), "v1");
     assert_eq!(rig.containers().len(), 2, "the service's and the other one");
+}
+
+#[test]
+fn a_warm_revision_is_not_found_by_the_service_s_name_and_is_again_after_a_rollback() {
+    let rig = Rig::new();
+    let is_named = |version: &str| {
+        let listed = rig.invar.run(&["ps", "--format", "json"]);
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+        let mut names = listed.as_array().unwrap().iter();
+        names.any(|one| {
+            let inspected = support::inspect(&rig.invar, one["name"].as_str().unwrap());
+            let place = &inspected["NetworkSettings"]["Networks"]["shop_default"];
+            let image = inspected["Config"]["Image"].as_str().unwrap();
+            image == format!("app:{version}") && place["Aliases"].to_string().contains("\"web\"")
+        })
+    };
+    rig.must_deploy(&version("v1", AT_ONCE));
+    rig.must_deploy(&version("v3", AT_ONCE));
+    let only = |this: &str, other: &str| {
+        eventually(&format!("{this} alone is found"), || {
+            (is_named(this) && !is_named(other)).then_some(())
+        });
+    };
+    only("v3", "v1");
+    checked(&mut rig.command(&["rollback", "web"]));
+    only("v1", "v3");
 }

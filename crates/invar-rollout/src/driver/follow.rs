@@ -1,5 +1,8 @@
-//! Keeps the gateway's addresses those of the containers: one that is started again may get another
-//! address, because somebody else has the one it had.
+//! Keeps the gateway's addresses those of the containers, and the service's names with the revision
+//! that serves.
+//!
+//! A container that is started again may get another address, because somebody else has the one it
+//! had. And the revision before, which stays warm, must not be found by the service's name.
 //!
 //! No command is at hand when a restart policy starts a container, so whoever runs all along looks
 //! now and then. What is to change is told twice, in two looks after each other, before it is done:
@@ -10,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use invar_engine::{Container, Engine, Network, State, embedded};
+use invar_engine::{Container, Engine, Network, State};
 use invar_gateway::control::client::Client;
 use invar_gateway::control::protocol::Status;
 
@@ -23,7 +26,7 @@ use crate::definition::Definition;
 /// The gateway's service and revision, and the addresses it should have.
 type Change = (String, String, Vec<SocketAddr>);
 
-/// Looks after the addresses of the embedded engine's services.
+/// Looks after the services of one engine.
 #[derive(Debug)]
 pub struct Follower {
     store: Store,
@@ -45,7 +48,11 @@ impl Follower {
     /// One look. The engine is asked for only when a service is there whose addresses may change.
     pub fn look(&mut self, engine: &mut dyn FnMut() -> Option<Arc<dyn Engine>>) -> Result<()> {
         let mut watched = Vec::new();
+        let mut serving = BTreeMap::new();
         for stored in self.store.services()? {
+            if self.store.unfinished(&stored.service)?.is_none() {
+                serving.insert(stored.service.clone(), stored.current.clone());
+            }
             for revision in [Some(stored.current), stored.previous]
                 .into_iter()
                 .flatten()
@@ -63,7 +70,9 @@ impl Follower {
         let Some(engine) = engine() else {
             return Ok(());
         };
+        watched.retain(|(_, _, definition)| definition.engine == engine.kind());
         let containers = engine.list()?;
+        name_what_serves(&*engine, &containers, &serving)?;
         let mut client = Client::connect(&self.socket).map_err(|e| self.failed(e))?;
         let status = client.status().map_err(|e| self.failed(e))?;
         let mut found: BTreeMap<String, Vec<Change>> = BTreeMap::new();
@@ -108,10 +117,37 @@ impl Follower {
     }
 }
 
+/// While no rollout is under way, a service's names lead to the revision that serves alone.
+fn name_what_serves(
+    engine: &dyn Engine,
+    containers: &[Container],
+    serving: &BTreeMap<String, String>,
+) -> Result<()> {
+    for container in containers {
+        let labels = &container.config.labels;
+        let (Some(service), Some(revision)) =
+            (labels.get(SERVICE_LABEL), labels.get(REVISION_LABEL))
+        else {
+            continue;
+        };
+        let (Some(current), Some(place)) = (serving.get(service), container.endpoints.first())
+        else {
+            continue;
+        };
+        let wanted: &[String] = if revision == current {
+            &container.config.networking.aliases
+        } else {
+            &[]
+        };
+        if place.aliases != wanted {
+            engine.set_aliases(&container.id, wanted)?;
+        }
+    }
+    Ok(())
+}
+
 fn may_move(definition: &Definition) -> bool {
-    definition.engine == embedded::KIND
-        && !definition.ports.is_empty()
-        && matches!(definition.config.network, Network::Named(_))
+    !definition.ports.is_empty() && matches!(definition.config.network, Network::Named(_))
 }
 
 /// Where the gateway has an address that no container of the revision has, and a container one that

@@ -198,6 +198,12 @@ impl Networks {
         })
     }
 
+    /// By which names beside its own a container is found from now on, until its run ends.
+    pub(super) fn set_aliases(&self, id: &ContainerId, aliases: &[String]) -> Result<()> {
+        self.database
+            .write(|transaction| table::set_aliases(transaction, id, aliases))
+    }
+
     /// The place of a container, if its run has one.
     pub(super) fn endpoint_of(&self, id: &ContainerId) -> Result<Vec<Endpoint>> {
         let place = self.with(|connection| place_of(connection, id))?;

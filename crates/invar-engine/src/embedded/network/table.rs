@@ -206,6 +206,17 @@ pub(super) fn insert_endpoint(connection: &Connection, row: &EndpointRow) -> Res
     Ok(())
 }
 
+/// Gives a container's place other aliases; nothing happens to one without a place.
+pub(super) fn set_aliases(
+    connection: &Connection,
+    container: &ContainerId,
+    aliases: &[String],
+) -> Result<()> {
+    let sql = "UPDATE endpoints SET aliases = ?2 WHERE container = ?1";
+    connection.execute(sql, (container.as_str(), json(&aliases)))?;
+    Ok(())
+}
+
 /// Forgets a container's place; whether it had one.
 pub(super) fn delete_endpoint(connection: &Connection, container: &ContainerId) -> Result<bool> {
     let sql = "DELETE FROM endpoints WHERE container = ?1";
