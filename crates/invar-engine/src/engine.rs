@@ -65,6 +65,12 @@ pub trait Engine: Send + Sync {
         Err(unsupported(self.kind(), "changing limits"))
     }
 
+    /// By which names beside its own a running container is found in its network, from now on
+    /// until it ends. What it is asked to be stays as it is.
+    fn set_aliases(&self, _id: &ContainerId, _aliases: &[String]) -> Result<()> {
+        Err(unsupported(self.kind(), "changing aliases"))
+    }
+
     /// Looks at a running container, from now on, until it ends or the caller has enough.
     fn attach(&self, _id: &ContainerId, _attachment: &Attachment) -> Result<Attached> {
         Err(unsupported(self.kind(), "attaching"))

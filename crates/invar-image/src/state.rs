@@ -63,6 +63,14 @@ impl Database {
         migrate(&mut self.connection(), component, migrations)
     }
 
+    /// Whether a change of this process writes a log that has grown back into the database, which
+    /// waits for the disk. Where milliseconds count it is left to a later change.
+    pub fn write_back(&self, is_on: bool) -> rusqlite::Result<()> {
+        let pages = if is_on { LOG_PAGES } else { 0 };
+        self.connection()
+            .pragma_update(None, "wal_autocheckpoint", pages)
+    }
+
     /// The connection, for reading.
     pub fn connection(&self) -> MutexGuard<'_, Connection> {
         // A panic while it was held left no half transaction: dropping one rolls it back.

@@ -43,7 +43,13 @@ impl PrivatePodman {
         let socket = self.socket();
         let host = format!("unix://{}", socket.display());
         if self.service.is_none() {
+            // Where limits must not be raised; who asks over the API cannot say so.
+            let limits = self.directory.path().join("containers.conf");
+            let text =
+                "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1000:1000\"]\n";
+            fs_err::write(&limits, text).unwrap();
             let mut command = self.command();
+            command.env("CONTAINERS_CONF", &limits);
             command.args(["system", "service", "--time=0", &host]);
             command
                 .stdin(Stdio::null())

@@ -13,6 +13,7 @@ mod doctor;
 mod drill;
 mod engines;
 mod exit;
+mod following;
 mod healing;
 mod hints;
 mod names;

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use fs_err as fs;
 use invar_testkit::docker::PrivateDocker;
+use invar_testkit::podman::PrivatePodman;
 use invar_testkit::{checked, eventually};
 use support::outcome;
 use support::shop::{Client, Load, Rig};
@@ -225,6 +226,47 @@ fn containers_of_docker_are_deployed_and_reached_on_their_bridge() {
     });
 }
 
+#[test]
+fn containers_of_podman_are_deployed_through_its_service() {
+    let rig = Rig::new();
+    let mut podman = PrivatePodman::new();
+    let host = podman.serve();
+    for version in ["v1", "v3"] {
+        let archive = rig.invar.root().join("image.tar");
+        let archive = archive.to_str().unwrap();
+        let image = format!("app:{version}");
+        rig.invar.run(&["save", "-o", archive, &image]);
+        podman.run(&["load", "-i", archive]);
+        fs::remove_file(archive).unwrap();
+    }
+    let deploy = |name: &str| {
+        let rest = format!("    network_mode: host\n{AT_ONCE}");
+        let file = rig.file(&version(name, &rest));
+        // Podman's init is a program of its own that not every host has.
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("init: true", "stop_grace_period: 1s")).unwrap();
+        let args = ["deploy", "--engine", "podman", "-f", file.to_str().unwrap()];
+        let output = rig.command(&args).env("CONTAINER_HOST", &host).output();
+        let (code, out, err) = support::outcome_of(&output.unwrap());
+        assert_eq!(code, Some(0), "{out}\n{err}");
+    };
+    deploy("v1");
+    assert_eq!(rig.ask(), "v1");
+    let load = Load::start(rig.port);
+    deploy("v3");
+    checked(
+        rig.command(&["rollback", "web"])
+            .env("CONTAINER_HOST", &host),
+    );
+    let seen = load.end();
+    assert_eq!(rig.ask(), "v1");
+    assert!(seen.contains_key("200 v3"), "{seen:?}");
+    assert!(
+        seen.keys().all(|answer| answer.starts_with("200 ")),
+        "{seen:?}"
+    );
+}
+
 /// What stays of a service's container when it is replaced: its name.
 fn first_container(rig: &Rig) -> (String, String) {
     let listed = rig.invar.run(&["ps", "--format", "jsonl"]);
@@ -422,16 +464,84 @@ fn first_process(rig: &Rig) -> Option<String> {
 
 #[test]
 fn a_restart_policy_brings_back_what_ended() {
+    for network in ["network_mode: host", "network_mode: bridge"] {
+        let rig = Rig::new();
+        let rest = format!("    {network}\n    restart: always\n{AT_ONCE}");
+        rig.must_deploy(&version("v1", &rest));
+        let before = first_process(&rig).unwrap();
+        checked(Command::new("kill").args(["-9", &before]));
+        eventually("it runs again", || {
+            first_process(&rig).filter(|after| *after != before)
+        });
+        eventually("it serves again", || {
+            let (status, body) = Client::new(rig.port).ask().ok()?;
+            (status == 200).then(|| assert_eq!(body, "v1", "{network}"))
+        });
+    }
+}
+
+/// The container's address in its network.
+fn address(rig: &Rig, name: &str) -> String {
+    let networks = &support::inspect(&rig.invar, name)["NetworkSettings"]["Networks"];
+    let address = &networks["shop_default"]["IPAddress"];
+    address.as_str().unwrap().to_owned()
+}
+
+/// Ends the service's container, gives its address to one that answers `v3`, and starts it again.
+fn move_elsewhere(rig: &Rig) {
+    let (name, _) = first_container(rig);
+    let before = address(rig, &name);
+    rig.invar.run(&["stop", "-t", "0", &name]);
+    let thief = ["run", "-d", "--network", "shop_default", "--ip", &before];
+    let program = ["-e", "PORT=80", "app:v3", "/app"];
+    rig.invar.run(&[&thief[..], &program].concat());
+    rig.invar.run(&["start", &name]);
+    assert_ne!(address(rig, &name), before);
+}
+
+#[test]
+fn a_container_that_comes_back_at_another_address_is_followed_by_the_gateway() {
     let rig = Rig::new();
-    let rest = format!("    network_mode: host\n    restart: always\n{AT_ONCE}");
-    rig.must_deploy(&version("v1", &rest));
-    let before = first_process(&rig).unwrap();
-    checked(Command::new("kill").args(["-9", &before]));
-    eventually("it runs again", || {
-        first_process(&rig).filter(|after| *after != before)
+    rig.must_deploy(&version("v1", AT_ONCE));
+    move_elsewhere(&rig);
+    eventually("the gateway has the new address", || {
+        (Client::new(rig.port).ask().ok()?.1 == "v1").then_some(())
     });
-    eventually("it serves again", || {
-        let (status, body) = Client::new(rig.port).ask().ok()?;
-        (status == 200).then(|| assert_eq!(body, "v1"))
-    });
+}
+
+#[test]
+fn a_deploy_of_the_same_file_tells_the_gateway_where_containers_are() {
+    let rig = Rig::new();
+    rig.must_deploy(&version("v1", AT_ONCE));
+    move_elsewhere(&rig);
+    // Whoever is first, it or the gateway: afterwards it is so.
+    rig.must_deploy(&version("v1", AT_ONCE));
+    assert_eq!(rig.ask(), "v1");
+    assert_eq!(rig.containers().len(), 2, "the service's and the other one");
+}
+
+#[test]
+fn a_warm_revision_is_not_found_by_the_service_s_name_and_is_again_after_a_rollback() {
+    let rig = Rig::new();
+    let is_named = |version: &str| {
+        let listed = rig.invar.run(&["ps", "--format", "json"]);
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+        let mut names = listed.as_array().unwrap().iter();
+        names.any(|one| {
+            let inspected = support::inspect(&rig.invar, one["name"].as_str().unwrap());
+            let place = &inspected["NetworkSettings"]["Networks"]["shop_default"];
+            let image = inspected["Config"]["Image"].as_str().unwrap();
+            image == format!("app:{version}") && place["Aliases"].to_string().contains("\"web\"")
+        })
+    };
+    rig.must_deploy(&version("v1", AT_ONCE));
+    rig.must_deploy(&version("v3", AT_ONCE));
+    let only = |this: &str, other: &str| {
+        eventually(&format!("{this} alone is found"), || {
+            (is_named(this) && !is_named(other)).then_some(())
+        });
+    };
+    only("v3", "v1");
+    checked(&mut rig.command(&["rollback", "web"]));
+    only("v1", "v3");
 }

@@ -158,15 +158,18 @@ impl Figures {
         self.deploys.sort();
         format!(
             "{done} requests in {:.0} s ({:.0}/s), {} deploys (median {:?}), {} rollbacks: last request on the old \
-             revision after median {:?}, at most {:?}; pointer swaps median {} µs, at most {} µs",
+             revision after median {:?}, p99 {:?}, at most {:?}; pointer swaps median {} µs, p99 {} µs, \
+             at most {} µs",
             took.as_secs_f64(),
             f64::from(u32::try_from(done).unwrap_or(u32::MAX)) / took.as_secs_f64(),
             self.deploys.len(),
             median(&self.deploys),
             self.rollbacks.len(),
             median(&self.rollbacks),
+            p99(&self.rollbacks),
             self.rollbacks.last().unwrap(),
             median(&self.switches_us),
+            p99(&self.switches_us),
             self.switches_us.last().unwrap(),
         )
     }
@@ -174,6 +177,11 @@ impl Figures {
 
 fn median<T: Copy>(sorted: &[T]) -> T {
     sorted[sorted.len() / 2]
+}
+
+/// The 99th of a hundred; of fewer the last.
+fn p99<T: Copy>(sorted: &[T]) -> T {
+    sorted[(sorted.len() * 99).div_ceil(100) - 1]
 }
 
 /// The microseconds of the swaps that a history tells of.

@@ -654,6 +654,10 @@ impl Engine for EmbeddedEngine {
         Ok(())
     }
 
+    fn set_aliases(&self, id: &ContainerId, aliases: &[String]) -> Result<()> {
+        self.networks.set_aliases(id, aliases)
+    }
+
     fn update(&self, id: &ContainerId, update: &Update) -> Result<()> {
         update::update(self, id, update)
     }

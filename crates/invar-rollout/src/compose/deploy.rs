@@ -29,10 +29,6 @@ const NOT_HONOURED: &[(&str, &str)] = &[
     ("placement", "there is one host"),
     ("endpoint_mode", "the gateway is the way in"),
     ("labels", "labels are those of the service"),
-    (
-        "rollback_config",
-        "a rollback is always all at once, and at once",
-    ),
 ];
 
 /// Reads `deploy` of a service.
@@ -56,6 +52,9 @@ pub(super) fn read(node: &Node, path: &str, warnings: &mut Vec<Warning>) -> Resu
             &mut deploy,
             warnings,
         )?;
+    }
+    if let Some(node) = fields.take("rollback_config") {
+        rollback(node, &fields.path_of("rollback_config"), warnings)?;
     }
     if let Some(node) = fields.take("restart_policy") {
         let path = fields.path_of("restart_policy");
@@ -122,6 +121,52 @@ fn resources(
     }
     fields.finish(&[("reservations", "nothing is set aside")], warnings);
     Ok(())
+}
+
+/// A rollback is one pointer: what says the same is honoured, everything else is named.
+fn rollback(node: &Node, path: &str, warnings: &mut Vec<Warning>) -> Result<()> {
+    const REASON: &str = "a rollback is all at once, and at once";
+    let mut fields = Fields::of(node, path)?;
+    if let Some(node) = fields.take("parallelism") {
+        let parallelism: u32 = integer(node, &fields.path_of("parallelism"))?;
+        if parallelism != 0 {
+            warnings.push(different(node, &fields, "parallelism", REASON));
+        }
+    }
+    if let Some(node) = fields.take("order") {
+        let path = fields.path_of("order");
+        match text(node, &path)? {
+            "start-first" => {}
+            "stop-first" => {
+                let reason = "the revision before runs until, and after, it has the traffic";
+                warnings.push(different(node, &fields, "order", reason));
+            }
+            _ => return Err(wrong(node, &path, "start-first or stop-first")),
+        }
+    }
+    if let Some(node) = fields.take("failure_action") {
+        let path = fields.path_of("failure_action");
+        match text(node, &path)? {
+            // A way back that cannot be gone is told, and waits for a person.
+            "pause" => {}
+            "continue" => {
+                let reason = "a container that is not well gets no traffic";
+                warnings.push(different(node, &fields, "failure_action", reason));
+            }
+            _ => return Err(wrong(node, &path, "pause or continue")),
+        }
+    }
+    let names = ["delay", "monitor", "max_failure_ratio"];
+    fields.finish(&names.map(|name| (name, REASON)), warnings);
+    Ok(())
+}
+
+fn different(node: &Node, fields: &Fields<'_>, key: &str, reason: &str) -> Warning {
+    Warning {
+        at: node.at.clone(),
+        path: fields.path_of(key),
+        message: format!("not honoured: {reason}"),
+    }
 }
 
 fn update(node: &Node, path: &str, deploy: &mut Deploy, warnings: &mut Vec<Warning>) -> Result<()> {

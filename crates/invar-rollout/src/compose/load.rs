@@ -11,7 +11,8 @@ use super::fields::{Fields, join};
 use super::grants;
 use super::interpolate::interpolate;
 use super::merge;
-use super::model::{NamedVolume, Project};
+use super::model::{NamedVolume, NetworkMode, Project};
+use super::networks;
 use super::scalars::{boolean, string, strings, text};
 use super::service::{self, Shared};
 use super::yaml::{self, MOST_BYTES, Node, Value};
@@ -68,13 +69,11 @@ pub fn parse(file: &Path, text: &str, options: &Options<'_>) -> Result<(Project,
     fields.take("version");
     let name = fields.read("name", string)?;
     let name = project_name(name, file, options)?;
-    fields.finish(&[("networks", ONE_NETWORK)], &mut loader.warnings);
+    fields.finish(&[], &mut loader.warnings);
     let project = loader.project(name, &all)?;
     project.order()?;
     Ok((project, loader.warnings))
 }
-
-const ONE_NETWORK: &str = "all services share the engine's one network";
 
 fn project_name(name: Option<String>, file: &Path, options: &Options<'_>) -> Result<String> {
     let given = options.name.map(str::to_owned).or(name);
@@ -101,6 +100,7 @@ fn project_name(name: Option<String>, file: &Path, options: &Options<'_>) -> Res
 struct Sections {
     services: BTreeMap<String, Node>,
     volumes: BTreeMap<String, Node>,
+    networks: BTreeMap<String, Node>,
     configs: Vec<Node>,
     secrets: Vec<Node>,
 }
@@ -219,6 +219,11 @@ impl Loader<'_> {
                     all.volumes
                         .extend(volumes.into_iter().map(|entry| (entry.key, entry.value)));
                 }
+                "networks" => {
+                    let networks = into_entries(entry.value, "networks")?;
+                    all.networks
+                        .extend(networks.into_iter().map(|entry| (entry.key, entry.value)));
+                }
                 "configs" => all.configs.push(entry.value),
                 "secrets" => all.secrets.push(entry.value),
                 "include" => included.push(entry.value),
@@ -295,6 +300,11 @@ impl Loader<'_> {
         for (key, node) in &all.volumes {
             volumes.insert(key.clone(), self.volume(&name, key, node)?);
         }
+        let mut networks = BTreeMap::new();
+        for (key, node) in &all.networks {
+            let network = networks::of_project(&name, key, node, &mut self.warnings)?;
+            networks.insert(key.clone(), network);
+        }
         let mut services = BTreeMap::new();
         for (key, node) in &all.services {
             let path = join("services", key);
@@ -311,6 +321,15 @@ impl Loader<'_> {
                     return Err(service.at.error(reason));
                 }
             }
+            if let NetworkMode::Project { network, .. } = &service.network
+                && !networks.contains_key(network)
+            {
+                if network != networks::DEFAULT {
+                    let reason = format!("{path}: {network:?} is not among the project's networks");
+                    return Err(service.at.error(reason));
+                }
+                networks.insert(network.clone(), networks::default(&name, network));
+            }
             services.insert(key.clone(), service);
         }
         Ok(Project {
@@ -318,6 +337,7 @@ impl Loader<'_> {
             names: all.services.keys().cloned().collect(),
             services,
             volumes,
+            networks,
         })
     }
 

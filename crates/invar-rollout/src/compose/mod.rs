@@ -20,6 +20,7 @@ mod interpolate;
 mod load;
 mod merge;
 mod model;
+mod networks;
 mod order;
 mod ports;
 mod scalars;
@@ -32,8 +33,8 @@ pub use error::{ComposeError, Position, Result, Warning};
 pub use load::{Options, load, parse};
 pub use model::{
     Condition, Dependency, Deploy, DriftPolicy, Extension, FailureAction, Gate, GrantedFile,
-    Healthcheck, NamedVolume, NetworkMode, Port, PortProtocol, Project, RolloutPolicy, Service,
-    Volume, VolumeSource,
+    Healthcheck, NamedVolume, NetworkMode, Port, PortProtocol, Project, ProjectNetwork,
+    RolloutPolicy, Service, Volume, VolumeSource,
 };
 
 #[cfg(test)]

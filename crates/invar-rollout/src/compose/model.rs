@@ -17,6 +17,25 @@ pub struct Project {
     pub names: BTreeSet<String>,
     /// What they mount, by name.
     pub volumes: BTreeMap<String, NamedVolume>,
+    /// What they are in, by name.
+    pub networks: BTreeMap<String, ProjectNetwork>,
+}
+
+/// A network in which containers of the project find each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectNetwork {
+    /// The engine's name for it.
+    pub name: String,
+    /// Whether it is made and removed by others.
+    pub is_external: bool,
+    /// Whether its containers reach each other only.
+    pub is_internal: bool,
+    /// Whether they have version 6 addresses too.
+    pub has_ipv6: bool,
+    /// Ranges of its addresses, as written; one of each version at most.
+    pub subnets: Vec<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A volume that outlives containers.
@@ -142,12 +161,21 @@ pub struct Volume {
 /// The network of a service's containers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetworkMode {
-    /// The engine's default network; networks named in the file are one network.
-    Default,
+    /// The engine's default network, without names.
+    Bridge,
     /// The host's.
     Host,
     /// Loopback only.
     None,
+    /// A network of the project.
+    Project {
+        /// Its key among the project's networks.
+        network: String,
+        /// Names of the service there, beside its own.
+        aliases: Vec<String>,
+        /// Whether the file says so; otherwise it is the project's default one.
+        is_asked: bool,
+    },
 }
 
 /// A check that runs inside the container.

@@ -7,10 +7,10 @@ use super::error::{Result, Warning};
 use super::fields::Fields;
 use super::grants::{self, Source};
 use super::load::Loader;
-use super::model::{Condition, Dependency, NetworkMode, Service};
+use super::model::{Condition, Dependency, Service};
 use super::scalars::{boolean, command, duration, integer, settings, string, strings, text, wrong};
 use super::yaml::{Node, Value};
-use super::{deploy, extension, health, ports, volumes};
+use super::{deploy, extension, health, networks, ports, volumes};
 
 /// Configs and secrets of the project.
 #[derive(Debug, Default)]
@@ -36,14 +36,14 @@ const NOT_HONOURED: &[(&str, &str)] = &[
         "expose",
         "containers of one network reach each other's ports anyway",
     ),
-    (
-        "external_links",
-        "services do not find each other by name yet",
-    ),
+    ("external_links", "write networks with aliases"),
     ("extra_hosts", "not there yet"),
     ("ipc", "every container has its own"),
     ("isolation", "there is one kind on Linux"),
-    ("links", "services do not find each other by name yet"),
+    (
+        "links",
+        "services of one network find each other by name anyway",
+    ),
     ("logging", "the engine keeps the log, within limits"),
     ("mem_reservation", "nothing is set aside"),
     ("memswap_limit", "not there yet"),
@@ -104,7 +104,7 @@ pub(super) fn read(
             .read("volumes", |node, path| volumes::read(node, path, warnings))?
             .unwrap_or_default(),
         tmpfs: fields.read("tmpfs", strings)?.unwrap_or_default(),
-        network: network(&mut fields, warnings)?,
+        network: networks::of_service(&mut fields, warnings)?,
         healthcheck: fields
             .read("healthcheck", |node, path| {
                 health::read(node, path, warnings)
@@ -142,28 +142,7 @@ pub(super) fn read(
     };
     fields.take("profiles");
     fields.finish(NOT_HONOURED, warnings);
-    Ok(only_where_it_is_reached(service, path, warnings))
-}
-
-/// A container that is started again has another address in its network, of which the gateway would
-/// hear nothing: with the host's network alone it is reached as before.
-fn only_where_it_is_reached(
-    mut service: Service,
-    path: &str,
-    warnings: &mut Vec<Warning>,
-) -> Service {
-    let restart = service.deploy.restart.as_deref();
-    if service.network != NetworkMode::Host && restart.is_some_and(|words| words != "no") {
-        service.deploy.restart = None;
-        warnings.push(Warning {
-            at: service.at.clone(),
-            path: format!("{path}.restart"),
-            message: "not honoured without network_mode: host: an ended container is replaced by \
-                      the next deploy"
-                .to_owned(),
-        });
-    }
-    service
+    Ok(service)
 }
 
 /// `env_file` first, `environment` over it.
@@ -245,31 +224,6 @@ fn short_limits(fields: &mut Fields<'_>, deploy: &mut super::model::Deploy) -> R
         deploy.replicas = integer::<u32>(node, &fields.path_of("scale"))?.max(1);
     }
     Ok(())
-}
-
-fn network(fields: &mut Fields<'_>, warnings: &mut Vec<Warning>) -> Result<NetworkMode> {
-    let mode = fields.read("network_mode", |node, path| {
-        Ok(match text(node, path)? {
-            "host" => NetworkMode::Host,
-            "none" => NetworkMode::None,
-            "bridge" | "default" => NetworkMode::Default,
-            _ => return Err(wrong(node, path, "host, none or bridge")),
-        })
-    })?;
-    let Some(node) = fields.take("networks") else {
-        return Ok(mode.unwrap_or(NetworkMode::Default));
-    };
-    let path = fields.path_of("networks");
-    if mode.is_some() {
-        let reason = format!("{path}: a service has either networks or network_mode");
-        return Err(node.at.error(reason));
-    }
-    warnings.push(Warning {
-        at: node.at.clone(),
-        path,
-        message: "different: all services share the engine's one network".to_owned(),
-    });
-    Ok(NetworkMode::Default)
 }
 
 fn depends_on(node: &Node, path: &str, warnings: &mut Vec<Warning>) -> Result<Vec<Dependency>> {

@@ -85,7 +85,7 @@ fn a_whole_file_is_read() {
     assert_eq!(web.depends_on[0].condition, Condition::Healthy);
     assert_eq!(web.deploy.replicas, 2);
     assert_eq!(web.deploy.memory.as_deref(), Some("64m"));
-    assert_eq!(web.deploy.restart, None);
+    assert_eq!(web.deploy.restart.as_deref(), Some("on-failure:3"));
     assert_eq!(web.files[0].content, b"tag=1.4");
     assert_eq!(web.files[1].target, "/run/secrets/token");
     assert!(web.files[1].is_secret);
@@ -97,11 +97,9 @@ fn a_whole_file_is_read() {
     let mut named: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     named.sort();
     let expected = [
-        ("networks", "26:1"),
         ("services.db.build", "22:5"),
         ("services.web.color", "18:5"),
         ("restart_policy.delay", ""),
-        ("services.web.restart:", ""),
         ("update_config.parallelism", ""),
     ];
     assert_eq!(named.len(), expected.len(), "{named:#?}");
@@ -114,7 +112,7 @@ fn a_whole_file_is_read() {
 }
 
 #[test]
-fn a_restart_policy_holds_with_the_network_of_the_host() {
+fn a_restart_policy_is_read_in_either_form() {
     for (written, read_as) in [
         ("restart: always", Some("always")),
         ("restart: \"no\"", Some("no")),
@@ -125,11 +123,49 @@ fn a_restart_policy_holds_with_the_network_of_the_host() {
         ("deploy: { restart_policy: {} }", Some("always")),
         ("tty: true", None),
     ] {
-        let text =
-            format!("services:\n  web:\n    image: x\n    network_mode: host\n    {written}\n");
+        let text = format!("services:\n  web:\n    image: x\n    {written}\n");
         let (project, warnings) = read(&text).unwrap();
         let restart = project.services["web"].deploy.restart.as_deref();
         assert_eq!((restart, warnings.len()), (read_as, 0), "{written}");
+    }
+}
+
+#[test]
+fn of_rollback_config_what_a_pointer_cannot_do_is_named() {
+    for (written, named) in [
+        ("parallelism: 0", None),
+        ("order: start-first", None),
+        ("failure_action: pause", None),
+        ("parallelism: 2", Some("parallelism")),
+        ("order: stop-first", Some("order")),
+        ("failure_action: continue", Some("failure_action")),
+        ("delay: 5s", Some("delay")),
+        ("monitor: 5s", Some("monitor")),
+        ("max_failure_ratio: 0.1", Some("max_failure_ratio")),
+    ] {
+        let text = format!(
+            "services:\n  web:\n    image: x\n    deploy: {{ rollback_config: {{ {written} }} }}\n"
+        );
+        let (_, warnings) = read(&text).unwrap();
+        let said: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        let expected = named.map(|key| format!("rollback_config.{key}: not honoured"));
+        assert_eq!(said.len(), usize::from(named.is_some()), "{said:?}");
+        assert!(
+            said.iter()
+                .zip(&expected)
+                .all(|(said, key)| said.contains(key)),
+            "{written}: {said:?}"
+        );
+    }
+    for written in [
+        "order: sideways",
+        "failure_action: rollback",
+        "parallelism: x",
+    ] {
+        let text = format!(
+            "services:\n  web:\n    image: x\n    deploy: {{ rollback_config: {{ {written} }} }}\n"
+        );
+        read(&text).unwrap_err();
     }
 }
 

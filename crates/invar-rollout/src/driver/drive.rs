@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fs_err as fs;
 use invar_engine::Engine;
-use rustix::fs::{FlockOperation, flock};
 
 use super::failpoint::failpoint;
 use super::gateway::{Front, Names};
@@ -94,10 +92,10 @@ impl Driver {
         wanted: &Definition,
         report: Report<'_>,
     ) -> Result<Outcome> {
-        let Some(_lock) = self.lock(service)? else {
+        let Some(_lock) = self.store.lock(service)? else {
             return Ok(Outcome::Busy);
         };
-        if let Some(left) = self.unfinished(service)? {
+        if let Some(left) = self.store.unfinished(service)? {
             let is_same = left.target == wanted.revision();
             let ended = self.drive(left, report)?;
             if is_same && ended.phase != Phase::Promoted {
@@ -107,7 +105,9 @@ impl Driver {
         let stored = self.store.service(service)?;
         let running = self.running(service)?;
         match plan(running.as_ref(), wanted) {
-            Plan::Keep if self.is_whole(service, wanted)? => {
+            Plan::Keep
+                if self.is_whole(service, wanted)? && self.is_reached(service, wanted)? =>
+            {
                 self.store.adjust(service, wanted)?;
                 return Ok(Outcome::Unchanged);
             }
@@ -146,14 +146,7 @@ impl Driver {
             .last_rollout(service)?
             .map_or(0, |last| last.number)
             + 1;
-        let mut spec = Spec {
-            replicas: wanted.replicas,
-            stable_replicas: running.map_or(0, |running| running.replicas),
-            policy: wanted.policy.clone(),
-            has_traffic: !wanted.ports.is_empty(),
-            failure_action: wanted.failure_action,
-            stop_first: wanted.stop_first,
-        };
+        let mut spec = spec(wanted, running);
         if let Some(stored) = stored
             && !self.runs(service, &stored.current)?
         {
@@ -185,10 +178,10 @@ impl Driver {
 
     /// Goes on with what an earlier driver left; `None` when there is nothing.
     pub fn resume(&self, service: &str, report: Report<'_>) -> Result<Option<Outcome>> {
-        let Some(_lock) = self.lock(service)? else {
+        let Some(_lock) = self.store.lock(service)? else {
             return Ok(Some(Outcome::Busy));
         };
-        let Some(left) = self.unfinished(service)? else {
+        let Some(left) = self.store.unfinished(service)? else {
             return Ok(None);
         };
         let ended = self.drive(left, report)?;
@@ -197,7 +190,7 @@ impl Driver {
 
     /// Tells whoever drives the rollout under way, or drives it.
     pub fn order(&self, service: &str, order: Order, report: Report<'_>) -> Result<Outcome> {
-        if self.unfinished(service)?.is_none() {
+        if self.store.unfinished(service)?.is_none() {
             return Err(RolloutError::NotUnderWay {
                 service: service.to_owned(),
             });
@@ -207,12 +200,6 @@ impl Driver {
             Some(outcome) => Ok(outcome),
             None => Ok(Outcome::Unchanged),
         }
-    }
-
-    /// The rollout that has not ended.
-    pub fn unfinished(&self, service: &str) -> Result<Option<Rollout>> {
-        let last = self.store.last_rollout(service)?;
-        Ok(last.filter(|rollout| !rollout.phase.is_final()))
     }
 
     pub(super) fn live(&self, rollout: &Rollout) -> Result<Live> {
@@ -280,26 +267,17 @@ impl Driver {
             std::thread::sleep(ROUND);
         }
     }
+}
 
-    /// The lock of a service; `None` when another driver has it.
-    pub(super) fn lock(&self, service: &str) -> Result<Option<fs::File>> {
-        let directory = self.store.root().join("rollouts");
-        let path = directory.join(format!("{service}.lock"));
-        let io = |action, path: &Path| {
-            let path = path.to_owned();
-            move |source| RolloutError::Io {
-                action,
-                path,
-                source,
-            }
-        };
-        fs::create_dir_all(&directory).map_err(io("create", &directory))?;
-        let file = fs::File::create(&path).map_err(io("open", &path))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(file)),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(errno) => Err(io("lock", &path)(errno.into())),
-        }
+/// What a rollout from one revision to another is to do.
+pub(super) fn spec(wanted: &Definition, running: Option<&Definition>) -> Spec {
+    Spec {
+        replicas: wanted.replicas,
+        stable_replicas: running.map_or(0, |running| running.replicas),
+        policy: wanted.policy.clone(),
+        has_traffic: !wanted.ports.is_empty(),
+        failure_action: wanted.failure_action,
+        stop_first: wanted.stop_first,
     }
 }
 

@@ -49,10 +49,7 @@ impl Front {
 
     /// The gateway's service for a port, counted from 0.
     fn name(&self, port: usize) -> String {
-        match port {
-            0 => self.service.clone(),
-            _ => format!("{}.{}", self.service, port + 1),
-        }
+        gateway_name(&self.service, port)
     }
 
     /// Asks the gateway; a connection that broke is made anew the next time.
@@ -319,6 +316,14 @@ impl Front {
             }
         }
         Ok(())
+    }
+}
+
+/// The gateway's name for a port of a service, counted from 0.
+pub(super) fn gateway_name(service: &str, port: usize) -> String {
+    match port {
+        0 => service.to_owned(),
+        _ => format!("{service}.{}", port + 1),
     }
 }
 

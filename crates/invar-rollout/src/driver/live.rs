@@ -21,7 +21,7 @@ pub(super) const SERVICE_LABEL: &str = "invar.service";
 /// Label with the revision's name.
 pub(super) const REVISION_LABEL: &str = "invar.revision";
 /// Label of containers that are there for a comparison.
-const BASELINE_LABEL: &str = "invar.baseline";
+pub(super) const BASELINE_LABEL: &str = "invar.baseline";
 
 /// Says why a container must go at once, for example because it changed; `None`: it need not.
 pub type Alarm = Box<dyn Fn(&dyn Engine, &Container) -> Option<String> + Send>;

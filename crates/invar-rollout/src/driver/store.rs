@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use fs_err as fs;
 use invar_image::state::Database;
 use rusqlite::OptionalExtension as _;
+use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -144,6 +146,17 @@ pub struct StoredService {
     pub keep_until_ms: Option<u64>,
 }
 
+/// See [`Store::hurry`].
+#[derive(Debug)]
+pub(super) struct Hurry<'a>(&'a Store);
+
+impl Drop for Hurry<'_> {
+    fn drop(&mut self) {
+        // It grows until the next command then; nothing is lost.
+        self.0.database.write_back(true).ok();
+    }
+}
+
 /// The rollout's part of the state database.
 #[derive(Debug)]
 pub struct Store {
@@ -160,10 +173,6 @@ impl Store {
             root: root.to_owned(),
             database,
         })
-    }
-
-    pub(super) fn root(&self) -> &Path {
-        &self.root
     }
 
     /// Every service, by name.
@@ -231,6 +240,39 @@ impl Store {
         };
         let definition = self.definition(service, &last.target)?;
         Ok(definition.map(|definition| definition.engine))
+    }
+
+    /// The rollout that has not ended.
+    pub fn unfinished(&self, service: &str) -> Result<Option<Rollout>> {
+        let last = self.last_rollout(service)?;
+        Ok(last.filter(|rollout| !rollout.phase.is_final()))
+    }
+
+    /// The lock of a service; `None` when another driver has it.
+    pub(super) fn lock(&self, service: &str) -> Result<Option<fs::File>> {
+        let directory = self.root.join("rollouts");
+        let path = directory.join(format!("{service}.lock"));
+        let io = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| RolloutError::Io {
+                action,
+                path,
+                source,
+            }
+        };
+        fs::create_dir_all(&directory).map_err(io("create", &directory))?;
+        let file = fs::File::create(&path).map_err(io("open", &path))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(io("lock", &path)(errno.into())),
+        }
+    }
+
+    /// Until the guard goes, what is stored waits for no disk: nothing is written back from the log.
+    pub(super) fn hurry(&self) -> Result<Hurry<'_>> {
+        self.database.write_back(false)?;
+        Ok(Hurry(self))
     }
 
     /// The newest rollout of a service.

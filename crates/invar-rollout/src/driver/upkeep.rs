@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::drive::{Driver, Outcome, ROUND, Report, note, now_ms};
-use super::gateway::{Front, Names};
+use super::endpoint::endpoint;
+use super::gateway::{Addresses, Front, Names};
 use super::live::{self, REVISION_LABEL};
 use super::store::{Result, RolloutError};
 use crate::definition::Definition;
-use crate::machine::{Phase, ReplicaState, Role, step};
+use crate::machine::{Phase, Replica, ReplicaState, Role, step};
 
 /// How long a container of an unknown revision may take to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -24,6 +25,33 @@ impl Driver {
         Ok(running.count() >= wanted.replicas as usize)
     }
 
+    /// Whether the gateway has the addresses that the revision's containers have now: one that was
+    /// started again may have another. A gateway that does not answer has nothing to compare.
+    pub(super) fn is_reached(&self, service: &str, wanted: &Definition) -> Result<bool> {
+        let revision = wanted.revision();
+        let mut ports = vec![std::collections::BTreeSet::new(); wanted.ports.len()];
+        for container in live::of_service(&*self.engine, service)? {
+            let labels = &container.config.labels;
+            let is_of_it = labels.get(REVISION_LABEL) == Some(&revision);
+            if !is_of_it || container.state != invar_engine::State::Running {
+                continue;
+            }
+            for (port, addresses) in wanted.ports.iter().zip(&mut ports) {
+                match endpoint(&*self.engine, &container, port.target) {
+                    Ok(address) => addresses.insert(address),
+                    // It lost its place, or is just getting one: what repairs it looks again.
+                    Err(RolloutError::NoAddress { .. }) => return Ok(false),
+                    Err(error) => return Err(error),
+                };
+            }
+        }
+        let names = Names::from([(Role::Target, revision)]);
+        let mut front = Front::new(self.socket.clone(), service.to_owned(), names);
+        let addresses = Addresses::from([(Role::Target, ports)]);
+        let traffic = front.traffic(wanted.ports.len(), &addresses);
+        Ok(traffic.is_none_or(|traffic| traffic.current.contains(&Role::Target)))
+    }
+
     /// The same revision with other counts or ports, or with containers that ended.
     pub(super) fn adjust(
         &self,
@@ -36,6 +64,7 @@ impl Driver {
         rollout.phase = Phase::Promoted;
         let mut live = self.live(&rollout)?;
         let limit = Instant::now() + wanted.policy.healthy_within;
+        let mut end = note("adjusted", "the same revision runs as the file says");
         loop {
             let seen = live.observe(&rollout, now_ms(), None)?;
             for action in step(&rollout, &seen).actions {
@@ -59,10 +88,7 @@ impl Driver {
                 live.act(&rollout, &crate::machine::Action::Switch(Role::Target))?;
             }
             if Instant::now() > limit {
-                report(
-                    service,
-                    &note("waiting", "its containers did not become well"),
-                );
+                end = note("waiting", &not_well(&seen.replicas));
                 break;
             }
             std::thread::sleep(ROUND);
@@ -71,10 +97,7 @@ impl Driver {
             live.front.publish(wanted)?;
         }
         self.surplus(service, wanted)?;
-        report(
-            service,
-            &note("adjusted", "the same revision runs as the file says"),
-        );
+        report(service, &end);
         Ok(Outcome::Unchanged)
     }
 
@@ -95,10 +118,10 @@ impl Driver {
     /// Takes a service off the gateway, then removes its containers, and forgets it. Killed at any
     /// point, it is done again from the beginning.
     pub fn remove(&self, service: &str, report: Report<'_>) -> Result<Outcome> {
-        let Some(_lock) = self.lock(service)? else {
+        let Some(_lock) = self.store.lock(service)? else {
             return Ok(Outcome::Busy);
         };
-        if self.unfinished(service)?.is_some() {
+        if self.store.unfinished(service)?.is_some() {
             return Err(RolloutError::UnderWay {
                 service: service.to_owned(),
             });
@@ -124,10 +147,10 @@ impl Driver {
 
     /// Removes a warm revision whose time is over, unless somebody is at work on the service.
     pub fn cool(&self, service: &str) -> Result<()> {
-        let Some(_lock) = self.lock(service)? else {
+        let Some(_lock) = self.store.lock(service)? else {
             return Ok(());
         };
-        match self.unfinished(service)? {
+        match self.store.unfinished(service)? {
             Some(_) => Ok(()),
             None => self.tidy(service, None),
         }
@@ -166,4 +189,18 @@ impl Driver {
         }
         Ok(())
     }
+}
+
+/// Why an adjustment does not wait any longer.
+fn not_well(replicas: &[Replica]) -> String {
+    let reasons = replicas.iter().filter_map(|replica| match &replica.state {
+        ReplicaState::Ended(reason) | ReplicaState::Unhealthy(reason) => {
+            Some(format!(": container {} {reason}", replica.index + 1))
+        }
+        ReplicaState::Starting | ReplicaState::Healthy => None,
+    });
+    format!(
+        "its containers did not become well{}",
+        reasons.take(1).collect::<String>()
+    )
 }

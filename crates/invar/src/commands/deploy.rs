@@ -100,6 +100,10 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    if let Some(engine) = site.embedded() {
+        let names: Vec<&str> = wanted.iter().map(|(name, ..)| *name).collect();
+        deploying::networks::ensure(engine, &project, &names)?;
+    }
     let mut ended = Vec::new();
     for (name, service, definition) in &wanted {
         if is_job(&project, name) {
@@ -143,6 +147,7 @@ fn clear_up(cli: &Cli, args: &Args, project: &Project) -> anyhow::Result<Vec<End
                 .remove(service, &mut show::decision)
                 .map_err(advise)?;
             removed.push(Ended::of(service, &outcome));
+            deploying::networks::tidy(cli.root(), service)?;
             continue;
         }
         if is_orphan {

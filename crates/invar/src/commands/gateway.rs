@@ -12,7 +12,7 @@ use invar_gateway::control::protocol::{Applied, Changed, Refusal, Request, Switc
 use invar_gateway::{Options, config::Config};
 
 use crate::cli::Cli;
-use crate::{exit, printer};
+use crate::{exit, following, printer};
 
 /// Serve traffic and move it between revisions without dropping a request
 ///
@@ -122,9 +122,11 @@ fn serve(cli: &Cli, args: &Serve) -> anyhow::Result<ExitCode> {
         drain: Duration::from_secs(args.drain),
         successor: successor()?,
     };
+    let (root, control) = (cli.root().to_owned(), args.control.clone());
     invar_gateway::run(options, |refused| {
         show_refused(refused);
         printer::note("the gateway serves");
+        std::thread::spawn(move || following::follow(&root, &control));
     })?;
     Ok(ExitCode::SUCCESS)
 }

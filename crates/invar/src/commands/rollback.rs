@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use invar_rollout::driver::{Rollback, Store};
+
 use crate::cli::Cli;
 use crate::deploying::show::{self, Ended};
 use crate::deploying::{self, Gateway, advise};
@@ -22,9 +24,13 @@ pub(crate) struct Args {
 
 pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
     privilege::require_root()?;
-    let (driver, service) = deploying::driver_of(cli, &args.gateway, &args.service)?;
+    let store = Store::open(cli.root())?;
+    let service = store.find(&args.service).map_err(advise)?;
+    // Before anything that takes time, such as opening an engine.
+    let begun = Rollback::begin(&store, &args.gateway.control, &service).map_err(advise)?;
+    let (driver, service) = deploying::driver_of(cli, &args.gateway, &service)?;
     let outcome = driver
-        .rollback(&service, &mut show::decision)
+        .rollback(begun, &mut show::decision)
         .map_err(advise)?;
     printer::line(Ended::of(&service, &outcome).sentence())?;
     Ok(ExitCode::SUCCESS)

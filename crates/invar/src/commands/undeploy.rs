@@ -10,7 +10,7 @@ use crate::{printer, privilege};
 /// Take services away: off the gateway first, then their containers of every revision
 ///
 /// Requests under way are finished as far as containers take time to stop. Volumes and the history
-/// of decisions stay.
+/// of decisions stay. With the last service of a project its networks go.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The services: names, or PROJECT.NAME
@@ -28,6 +28,7 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
         let outcome = driver
             .remove(&service, &mut show::decision)
             .map_err(advise)?;
+        deploying::networks::tidy(cli.root(), &service)?;
         printer::line(Ended::of(&service, &outcome).sentence())?;
     }
     Ok(ExitCode::SUCCESS)

@@ -7,6 +7,7 @@
 
 mod alarm;
 mod job;
+pub(crate) mod networks;
 pub(crate) mod show;
 mod translate;
 
@@ -75,6 +76,14 @@ impl Site {
             images: Images::Daemon(Arc::clone(&engine)),
             engine,
         })
+    }
+
+    /// The engine that is part of this program, if that is the one.
+    pub(crate) fn embedded(&self) -> Option<&EmbeddedEngine> {
+        match &self.images {
+            Images::Store(engine) => Some(engine),
+            Images::Daemon(_) => None,
+        }
     }
 
     /// Digest and settings of an image.

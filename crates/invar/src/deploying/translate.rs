@@ -10,6 +10,7 @@ use invar_rollout::driver::place_file;
 
 use super::Site;
 use crate::container_config::{self, Host, ImageSettings, Options};
+use crate::printer;
 
 /// Label with the policy of changes.
 pub(super) const DRIFT_LABEL: &str = "invar.drift";
@@ -26,11 +27,13 @@ pub(crate) fn definition(
     root: &Path,
 ) -> anyhow::Result<Definition> {
     let service = &project.services[name];
-    build(project, service, site, root).with_context(|| format!("{}: services.{name}", service.at))
+    build(project, name, service, site, root)
+        .with_context(|| format!("{}: services.{name}", service.at))
 }
 
 fn build(
     project: &Project,
+    name: &str,
     service: &Service,
     site: &Site,
     root: &Path,
@@ -38,12 +41,41 @@ fn build(
     if service.network == NetworkMode::None && !service.ports.is_empty() {
         bail!("it has ports, but network_mode: none lets nobody reach it");
     }
-    let options = options(project, service, root)?;
+    let options = options(project, name, service, root)?;
     let (entrypoint, command) = program(service);
-    let options = Options {
+    let kind = site.engine.kind();
+    let is_bridged = matches!(
+        service.network,
+        NetworkMode::Bridge | NetworkMode::Project { .. }
+    );
+    let is_on_daemons_network = kind != embedded::KIND && is_bridged;
+    let mut options = Options {
         entrypoint,
         ..options
     };
+    let is_restarted = options
+        .restart
+        .as_deref()
+        .is_some_and(|words| words != "no");
+    if is_on_daemons_network && is_restarted {
+        // The daemon may give it another address, of which the gateway would not hear.
+        options.restart = None;
+        printer::note(format!(
+            "warning: {}: restart is not honoured on {kind} without network_mode: host: an ended \
+             container is replaced by the next deploy",
+            service.at
+        ));
+    }
+    if is_on_daemons_network {
+        options.network_alias.clear();
+        if matches!(service.network, NetworkMode::Project { is_asked, .. } if is_asked) {
+            printer::note(format!(
+                "warning: {}: networks are not honoured on {kind}: the service is in its network \
+                 {DAEMONS_NETWORK:?}, without names",
+                service.at
+            ));
+        }
+    }
     let (id, config) = site.image(&service.image)?;
     let settings = ImageSettings {
         id: &id,
@@ -53,8 +85,7 @@ fn build(
         health: None,
     };
     let mut config = container_config::resolve(&options, &command, &settings, &Host::here()?)?;
-    let kind = site.engine.kind();
-    if kind != embedded::KIND && service.network == NetworkMode::Default {
+    if is_on_daemons_network {
         config.network = Network::Named(DAEMONS_NETWORK.to_owned());
     }
     Ok(Definition {
@@ -84,7 +115,13 @@ fn program(service: &Service) -> (Option<String>, Vec<String>) {
     }
 }
 
-fn options(project: &Project, service: &Service, root: &Path) -> anyhow::Result<Options> {
+fn options(
+    project: &Project,
+    name: &str,
+    service: &Service,
+    root: &Path,
+) -> anyhow::Result<Options> {
+    let network = network(project, &service.network);
     let setting = |(name, value): &(String, Option<String>)| match value {
         Some(value) => format!("{name}={value}"),
         None => name.clone(),
@@ -125,7 +162,8 @@ fn options(project: &Project, service: &Service, root: &Path) -> anyhow::Result<
         read_only: service.read_only,
         mount: mounts,
         tmpfs: service.tmpfs.clone(),
-        network: Some(network(&service.network)),
+        network_alias: names(name, &service.network, &network),
+        network: Some(network),
         memory: service.deploy.memory.clone(),
         cpus: service.deploy.cpus.clone(),
         pids_limit: service.deploy.pids,
@@ -138,15 +176,40 @@ fn options(project: &Project, service: &Service, root: &Path) -> anyhow::Result<
     })
 }
 
-/// Networks of the file are the engine's one network; a host that can have none shares its own.
-fn network(mode: &NetworkMode) -> Network {
+/// The network of a service. Without a word about it, a host that can have none shares its own.
+fn network(project: &Project, mode: &NetworkMode) -> Network {
     match mode {
         NetworkMode::None => Network::None,
-        NetworkMode::Default if embedded::has_bridges() => {
-            Network::Named(embedded::DEFAULT_NETWORK.to_owned())
+        NetworkMode::Host => Network::Host,
+        NetworkMode::Project {
+            is_asked: false, ..
         }
-        NetworkMode::Default | NetworkMode::Host => Network::Host,
+        | NetworkMode::Bridge
+            if !embedded::has_bridges() =>
+        {
+            Network::Host
+        }
+        NetworkMode::Bridge => Network::Named(embedded::DEFAULT_NETWORK.to_owned()),
+        NetworkMode::Project { network, .. } => {
+            let found = project.networks.get(network);
+            Network::Named(found.map_or(network, |found| &found.name).clone())
+        }
     }
+}
+
+/// Names of the service in its network: its own, and those the file gives it.
+fn names(name: &str, mode: &NetworkMode, network: &Network) -> Vec<String> {
+    let (NetworkMode::Project { aliases, .. }, Network::Named(network)) = (mode, network) else {
+        return Vec::new();
+    };
+    if network == embedded::DEFAULT_NETWORK {
+        return Vec::new();
+    }
+    let mut names = vec![name.to_owned()];
+    // A service may be called what no host can be.
+    names.retain(|name| container_config::host_name(name).is_ok());
+    names.extend(aliases.iter().filter(|alias| *alias != name).cloned());
+    names
 }
 
 fn mount(project: &Project, volume: &Volume) -> anyhow::Result<String> {

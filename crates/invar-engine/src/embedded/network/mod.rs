@@ -226,6 +226,12 @@ impl Networks {
         })
     }
 
+    /// By which names beside its own a container is found from now on, until its run ends.
+    pub(super) fn set_aliases(&self, id: &ContainerId, aliases: &[String]) -> Result<()> {
+        self.database
+            .write(|transaction| table::set_aliases(transaction, id, aliases))
+    }
+
     /// The places of a container, if its run has any.
     pub(super) fn endpoints_of(&self, id: &ContainerId) -> Result<Vec<Endpoint>> {
         let places = self.with(|connection| places_of(connection, id))?;
@@ -362,7 +368,7 @@ fn place(
         container: entry.id.clone(),
         network: network.id.clone(),
         position,
-        offset: table::allocate(transaction, network, membership.address)?,
+        offset: table::allocate(transaction, network, &entry.id, membership.address)?,
         aliases: membership.aliases.clone(),
         ports: Vec::new(),
         dns: entry.config.networking.dns.clone(),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde::de::DeserializeOwned;
 
 use super::subnet::{PREFIX6, Subnet, at6};
@@ -38,6 +38,12 @@ pub(super) const MIGRATIONS: &[&str] = &[
     INSERT INTO endpoints SELECT container, network, 0, offset, aliases, ports, dns
         FROM endpoints_of_one_network;
     DROP TABLE endpoints_of_one_network;
+",
+    "
+    CREATE TABLE last_places (
+        container TEXT NOT NULL, network TEXT NOT NULL, offset INTEGER NOT NULL,
+        PRIMARY KEY (container, network)
+    );
 ",
 ];
 
@@ -217,6 +223,17 @@ pub(super) fn insert_endpoint(connection: &Connection, row: &EndpointRow) -> Res
     Ok(())
 }
 
+/// Gives a container's place other aliases; nothing happens to one without a place.
+pub(super) fn set_aliases(
+    connection: &Connection,
+    container: &ContainerId,
+    aliases: &[String],
+) -> Result<()> {
+    let sql = "UPDATE endpoints SET aliases = ?2 WHERE container = ?1";
+    connection.execute(sql, (container.as_str(), json(&aliases)))?;
+    Ok(())
+}
+
 /// Forgets a container's place in one network.
 pub(super) fn delete_endpoint(connection: &Connection, row: &EndpointRow) -> Result<()> {
     let sql = "DELETE FROM endpoints WHERE container = ?1 AND network = ?2";
@@ -230,17 +247,44 @@ pub(super) fn delete_endpoints(connection: &Connection, container: &ContainerId)
     Ok(connection.execute(sql, [container.as_str()])? > 0)
 }
 
-/// An address of the network that nobody has: the one asked for, or the next after the one given
-/// out last, so that an address is not used again soon.
+/// An address for a container: the one it asks for, the one it had before if nobody has that now,
+/// or a free one. Whoever knew a container before it was started again finds it there.
 pub(super) fn allocate(
     connection: &Connection,
     network: &NetworkRow,
+    container: &ContainerId,
     asked: Option<Ipv4Addr>,
 ) -> Result<u32> {
-    let taken = taken_offsets(connection, network)?;
-    if let Some(address) = asked {
-        return allocate_asked(network, address, &taken);
-    }
+    let before: Option<u32> = connection
+        .query_row(
+            "SELECT offset FROM last_places WHERE container = ?1 AND network = ?2",
+            [container.as_str(), &network.id],
+            |row| row.get(0),
+        )
+        .optional()?;
+    let taken = offsets(connection, network, "endpoints")?;
+    // Containers that were removed meanwhile have no use for theirs.
+    connection.execute(
+        "DELETE FROM last_places WHERE container NOT IN (SELECT id FROM containers)",
+        [],
+    )?;
+    let offset = match (asked, before) {
+        (Some(address), _) => allocate_asked(network, address, &taken)?,
+        (None, Some(before)) if !taken.contains(&before) => before,
+        (None, _) => next_free(connection, network, &taken)?,
+    };
+    connection.execute(
+        "INSERT INTO last_places VALUES (?1, ?2, ?3) \
+         ON CONFLICT (container, network) DO UPDATE SET offset = ?3",
+        (container.as_str(), &network.id, offset),
+    )?;
+    Ok(offset)
+}
+
+/// An address of the network that nobody has: the next after the one given out last, so that an
+/// address is not used again soon, and none that a container may come back to if there are others.
+fn next_free(connection: &Connection, network: &NetworkRow, taken: &BTreeSet<u32>) -> Result<u32> {
+    let awaited = offsets(connection, network, "last_places")?;
     let last: u32 = connection.query_row(
         "SELECT last_offset FROM networks WHERE id = ?1",
         [&network.id],
@@ -249,9 +293,10 @@ pub(super) fn allocate(
     let end = network.subnet.last();
     let after = (last + 1).max(2)..=end;
     let before = 2..=last.min(end);
-    let free = after
-        .chain(before)
-        .find(|offset| !taken.contains(offset))
+    let free = || after.clone().chain(before.clone());
+    let free = free()
+        .find(|offset| !taken.contains(offset) && !awaited.contains(offset))
+        .or_else(|| free().find(|offset| !taken.contains(offset)))
         .ok_or_else(|| EngineError::NoAddress {
             network: network.name.clone(),
             reason: format!(
@@ -284,8 +329,9 @@ fn allocate_asked(network: &NetworkRow, address: Ipv4Addr, taken: &BTreeSet<u32>
     Ok(offset)
 }
 
-fn taken_offsets(connection: &Connection, network: &NetworkRow) -> Result<BTreeSet<u32>> {
-    let mut statement = connection.prepare("SELECT offset FROM endpoints WHERE network = ?1")?;
+fn offsets(connection: &Connection, network: &NetworkRow, of: &str) -> Result<BTreeSet<u32>> {
+    let sql = format!("SELECT offset FROM {of} WHERE network = ?1");
+    let mut statement = connection.prepare(&sql)?;
     let rows = statement.query_map([&network.id], |row| row.get(0))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
