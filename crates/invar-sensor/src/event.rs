@@ -58,6 +58,10 @@ impl What {
         matches!(self, Self::ExecBlocked | Self::OpenBlocked)
     }
 
+    pub(crate) fn is_execution(self) -> bool {
+        matches!(self, Self::Exec | Self::ExecBlocked | Self::OpenBlocked)
+    }
+
     pub(crate) fn kind(self) -> Kind {
         match self {
             Self::Create | Self::Exec | Self::ExecBlocked | Self::OpenBlocked => Kind::Added,
