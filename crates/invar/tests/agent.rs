@@ -149,6 +149,11 @@ fn a_dropped_program_is_refused_and_its_docker_container_replaced() {
 }
 
 #[test]
+fn a_dropped_program_is_refused_and_its_podman_container_replaced() {
+    a_dropped_program_is_refused_and_its_container_replaced(&Host::podman());
+}
+
+#[test]
 fn what_happens_before_a_container_is_sealed_is_no_drift() {
     let host = Host::embedded();
     let policy = "version = 1\n[alerts]\nseverity = \"critical\"\n[default]\nseverity = \"info\"\nseal = \"command\"\n";
