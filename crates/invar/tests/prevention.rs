@@ -124,6 +124,77 @@ fn check(invar: &Invar, watch: Watch, rows: &[(&str, bool, &str)]) -> String {
     told
 }
 
+/// Programs and scripts: what it is, whether it runs, and how it is tried.
+const PROGRAMS: &[(&str, bool, &str)] = &[
+    (
+        "dropped",
+        false,
+        "mkdir -p /tmp/d; cp /bin/busybox /tmp/d; /tmp/d/busybox echo ran",
+    ),
+    (
+        "appended",
+        false,
+        "echo x >>/app/appended/busybox; /app/appended/busybox echo ran",
+    ),
+    (
+        "renamed",
+        false,
+        "mkdir -p /app/m; mv /app/renamed/busybox /app/m; /app/m/busybox echo ran",
+    ),
+    (
+        "hardlink",
+        false,
+        "mkdir -p /app/l; ln /app/linked/busybox /app/l; /app/l/busybox echo ran",
+    ),
+    (
+        "what a hardlink was made of",
+        true,
+        "/app/linked/busybox echo ran",
+    ),
+    (
+        "a symlink to the image",
+        true,
+        "mkdir -p /tmp/s; ln -s /bin/busybox /tmp/s; /tmp/s/busybox echo ran",
+    ),
+    (
+        "chmod",
+        true,
+        "chmod 700 /app/chmodded/busybox; /app/chmodded/busybox echo ran",
+    ),
+    (
+        "opened to write",
+        true,
+        ": <>/app/opened/busybox; /app/opened/busybox echo ran",
+    ),
+    (
+        "touch",
+        true,
+        "touch /app/touched/busybox; /app/touched/busybox echo ran",
+    ),
+    (
+        "shebang",
+        false,
+        "printf '#!/bin/sh\necho ran' >/tmp/e; chmod +x /tmp/e; /tmp/e",
+    ),
+    ("shebang, read", false, "sh </tmp/e"),
+    (
+        "script",
+        false,
+        "echo 'echo ran' >/tmp/plain; sh /tmp/plain",
+    ),
+    ("script by a pipe", true, "cat /tmp/plain | sh"),
+    (
+        "volume",
+        false,
+        "cp /bin/busybox /data; /data/busybox echo ran",
+    ),
+    (
+        "tmpfs",
+        false,
+        "cp /bin/busybox /scratch; /scratch/busybox echo ran",
+    ),
+];
+
 #[test]
 fn programs_and_scripts_run_only_as_the_image_has_them() {
     let invar = tools();
@@ -132,79 +203,7 @@ fn programs_and_scripts_run_only_as_the_image_has_them() {
     start(&invar, "web", &[&data, "--tmpfs=/scratch:exec"]);
     let mut watch = Watch::start(&invar);
     watch.wait_for("web");
-    let told = check(
-        &invar,
-        watch,
-        &[
-            (
-                "dropped",
-                false,
-                "mkdir -p /tmp/d; cp /bin/busybox /tmp/d; /tmp/d/busybox echo ran",
-            ),
-            (
-                "appended",
-                false,
-                "echo x >>/app/appended/busybox; /app/appended/busybox echo ran",
-            ),
-            (
-                "renamed",
-                false,
-                "mkdir -p /app/m; mv /app/renamed/busybox /app/m; /app/m/busybox echo ran",
-            ),
-            (
-                "hardlink",
-                false,
-                "mkdir -p /app/l; ln /app/linked/busybox /app/l; /app/l/busybox echo ran",
-            ),
-            (
-                "what a hardlink was made of",
-                true,
-                "/app/linked/busybox echo ran",
-            ),
-            (
-                "a symlink to the image",
-                true,
-                "mkdir -p /tmp/s; ln -s /bin/busybox /tmp/s; /tmp/s/busybox echo ran",
-            ),
-            (
-                "chmod",
-                true,
-                "chmod 700 /app/chmodded/busybox; /app/chmodded/busybox echo ran",
-            ),
-            (
-                "opened to write",
-                true,
-                ": <>/app/opened/busybox; /app/opened/busybox echo ran",
-            ),
-            (
-                "touch",
-                true,
-                "touch /app/touched/busybox; /app/touched/busybox echo ran",
-            ),
-            (
-                "shebang",
-                false,
-                "printf '#!/bin/sh\necho ran' >/tmp/e; chmod +x /tmp/e; /tmp/e",
-            ),
-            ("shebang, read", false, "sh </tmp/e"),
-            (
-                "script",
-                false,
-                "echo 'echo ran' >/tmp/plain; sh /tmp/plain",
-            ),
-            ("script by a pipe", true, "cat /tmp/plain | sh"),
-            (
-                "volume",
-                false,
-                "cp /bin/busybox /data; /data/busybox echo ran",
-            ),
-            (
-                "tmpfs",
-                false,
-                "cp /bin/busybox /scratch; /scratch/busybox echo ran",
-            ),
-        ],
-    );
+    let told = check(&invar, watch, PROGRAMS);
     for path in ["/tmp/d/busybox", "/data/busybox", "/scratch/busybox"] {
         let is_told = told
             .lines()
