@@ -22,6 +22,7 @@ use crate::journal::{Incident, Journal};
 use crate::metrics;
 use crate::policy::{Mode, Phase, Policy, Respond, Rules, Seal, Verdict, parse};
 use crate::respond::Responders;
+use crate::warden::Warden;
 
 /// How long the loop waits for events before it looks at anything else.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -109,6 +110,7 @@ pub struct Agent {
     discovery: Discovery,
     responders: Responders,
     courier: Arc<Courier>,
+    warden: Warden,
     /// Runs that cannot be watched, and were told of.
     refused: HashSet<(String, u32)>,
     lost: Counts,
@@ -162,6 +164,7 @@ impl Agent {
             sensor,
             responders,
             courier,
+            warden: Warden::default(),
             refused: HashSet::new(),
             lost: Counts::default(),
             _lock: lock,
@@ -197,6 +200,7 @@ impl Agent {
                 ))?
         };
         self.work();
+        self.warden.dismiss(&self.shared);
         self.courier.end();
         courier.join().ok();
         // Responses under way are finished; a second signal kills, and they are gone on with later.
@@ -217,6 +221,7 @@ impl Agent {
             if counted.elapsed() >= COUNT_EVERY {
                 counted = Instant::now();
                 self.count(&events.counts());
+                self.warden.attend(&self.shared);
             }
             if self.shared.reload.swap(false, Ordering::SeqCst) {
                 self.read_policy_again();
@@ -255,6 +260,9 @@ impl Agent {
         self.refused.retain(|run| there.contains(run));
         let mut watched = self.shared.watched();
         watched.retain(|id, watched| is_there(id, watched.init));
+        drop(watched);
+        let on_loss = self.policy.settings.on_agent_loss;
+        self.warden.guard(&self.shared, on_loss);
     }
 
     fn begin(&mut self, engine: &dyn Engine, container: &Container, init: u32) {

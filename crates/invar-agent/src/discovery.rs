@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,9 @@ pub fn target(
     block: bool,
     allow: Vec<Glob>,
 ) -> Result<Option<Target>, EngineError> {
-    let (State::Running, Some(init)) = (&container.state, container.init_pid) else {
+    // A frozen one must be watched before it may go on.
+    let (State::Running | State::Paused, Some(init)) = (&container.state, container.init_pid)
+    else {
         return Ok(None);
     };
     let root = engine.open_root(&container.id)?;
@@ -56,6 +59,10 @@ pub trait Host: Send + Sync {
         engine: &'e dyn Engine,
         container: &Container,
     ) -> Option<Box<dyn Traffic + 'e>>;
+
+    /// The program that calls [`crate::keep_watch`], with its arguments; the agent adds its own
+    /// process id.
+    fn warden(&self) -> Command;
 }
 
 /// How often an engine is asked that does not say when something happens.

@@ -5,88 +5,14 @@ mod support;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
-use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 
 use fs_err as fs;
 use invar_testkit::eventually;
 use serde_json::{Value, json};
+use support::agent::{DROP_A_PROGRAM, Running, seal, watched};
 use support::attacked::Host;
 use support::outcome_of;
-
-/// A running agent and what it has said.
-struct Running {
-    child: Child,
-    said: Arc<Mutex<Vec<Value>>>,
-}
-
-impl Running {
-    fn start(host: &Host, policy: &str) -> Self {
-        Self::start_with(host, policy, &[])
-    }
-
-    fn start_with(host: &Host, policy: &str, environment: &[(&str, &str)]) -> Self {
-        let file = host.invar().root().join("agent.toml");
-        fs::write(&file, policy).unwrap();
-        let mut command = host.command(&["agent", "--policy", file.to_str().unwrap()]);
-        command.envs(environment.iter().copied());
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let said = Arc::new(Mutex::new(Vec::new()));
-        let (lines, heard) = (
-            BufReader::new(child.stdout.take().unwrap()),
-            Arc::clone(&said),
-        );
-        std::thread::spawn(move || {
-            for line in lines.lines().map_while(Result::ok) {
-                let alert = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                heard.lock().unwrap().push(alert);
-            }
-        });
-        let running = Self { child, said };
-        eventually("the agent answers", || {
-            host.output(&["agent", "status"])
-                .status
-                .success()
-                .then_some(())
-        });
-        running
-    }
-
-    fn alerts(&self) -> Vec<Value> {
-        self.said.lock().unwrap().clone()
-    }
-
-    /// The first alert that fits.
-    fn alert(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
-        eventually(&format!("an alert: {what}"), || {
-            self.alerts().into_iter().find(&fits)
-        })
-    }
-
-    fn ends(mut self) -> bool {
-        support::signal(self.child.id(), "TERM");
-        self.child.wait().unwrap().success()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-fn watched(host: &Host, name: &str) -> Option<Value> {
-    let status = host.json(&["agent", "status"]);
-    let all = status["containers"].as_array().unwrap().clone();
-    all.into_iter().find(|one| one["name"] == name)
-}
-
-/// Waits until a container is watched, and seals it.
-fn seal(host: &Host, name: &str) {
-    eventually("it is watched", || watched(host, name));
-    host.run(&["agent", "seal", name]);
-}
 
 fn incidents(host: &Host) -> Vec<Value> {
     let found = host.json(&["agent", "incidents"]);
@@ -94,7 +20,6 @@ fn incidents(host: &Host) -> Vec<Value> {
 }
 
 const REPLACE: &str = "version = 1\n[default]\nmode = \"block\"\nrespond = \"replace\"\n";
-const DROP_A_PROGRAM: &str = "cp /bin/busybox /tmp/evil; chmod +x /tmp/evil; /tmp/evil true";
 
 fn a_dropped_program_is_refused_and_its_container_replaced(host: &Host) {
     host.start("web", &[], "sleep 100000");
