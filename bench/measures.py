@@ -9,6 +9,7 @@ import peers
 from agent import agent
 from gateway import gateway
 from registry import pull
+from sensor import sensor
 from table import Row
 
 MANY_FILES = "i=0; while [ $i -lt 100 ]; do mkdir /data/$i; j=0; while [ $j -lt 1000 ]; do : > /data/$i/$j; j=$((j+1)); done; i=$((i+1)); done"
@@ -233,4 +234,5 @@ ALL = {
     "pull": pull,
     "gateway": gateway,
     "agent": agent,
+    "sensor": sensor,
 }
