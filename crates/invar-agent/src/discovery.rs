@@ -1,6 +1,6 @@
 //! Which containers there are, and what the sensor needs of each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -75,6 +75,8 @@ const TRY_EVERY: Duration = Duration::from_secs(5);
 /// An engine that is asked for its containers.
 struct Asked {
     engine: Option<Arc<dyn Engine>>,
+    /// Whether it has ever answered: one that is gone since is missed.
+    has_answered: bool,
     at: Option<Instant>,
     /// What it said last.
     containers: Vec<Container>,
@@ -121,11 +123,13 @@ impl Discovery {
             let is_told = kind == invar_engine::embedded::KIND;
             let asked = self.asked.entry(kind).or_insert(Asked {
                 engine: None,
+                has_answered: false,
                 at: None,
                 containers: Vec::new(),
                 problem: None,
             });
             let pause = match (&asked.engine, is_told) {
+                (None, _) if asked.has_answered => ASK_EVERY,
                 (None, _) => TRY_EVERY,
                 (Some(_), true) if has_told => Duration::ZERO,
                 (Some(_), true) => ASK_ANYWAY,
@@ -145,14 +149,12 @@ impl Discovery {
         })
     }
 
-    /// Engines that are there and do not answer.
-    pub(crate) fn problems(&self) -> Vec<String> {
+    /// Engines that are there, or were, and do not answer, and why.
+    pub(crate) fn unreachable(&self) -> BTreeMap<&'static str, String> {
         let asked = self.asked.iter();
-        let mut problems: Vec<String> = asked
-            .filter_map(|(kind, asked)| Some(format!("{kind}: {}", asked.problem.as_ref()?)))
-            .collect();
-        problems.sort();
-        problems
+        asked
+            .filter_map(|(kind, asked)| Some((*kind, asked.problem.clone()?)))
+            .collect()
     }
 }
 
@@ -169,12 +171,15 @@ impl Asked {
             }
         }
         let Some(engine) = &self.engine else {
-            self.problem = None;
+            // A daemon that ends takes its socket with it.
+            let is_missed = self.has_answered;
+            self.problem = is_missed.then(|| "it is not there any more".to_owned());
             return false;
         };
         match engine.list() {
             Ok(containers) => {
                 self.containers = containers;
+                self.has_answered = true;
                 self.problem = None;
                 true
             }

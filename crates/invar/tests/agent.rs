@@ -8,7 +8,8 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
 use fs_err as fs;
-use invar_testkit::eventually;
+use invar_testkit::docker::PrivateDocker;
+use invar_testkit::{eventually, rootfs};
 use serde_json::{Value, json};
 use support::agent::{DROP_A_PROGRAM, Running, seal, watched};
 use support::attacked::Host;
@@ -410,4 +411,66 @@ fn a_quarantined_container_goes_on_without_its_network_until_it_is_released() {
     assert_eq!(host.status("web"), "running");
     host.run(&["agent", "release", "web"]);
     eventually("it serves again", || reaches().then_some(()));
+}
+
+/// Docker ends and is started again under the agent; whether containers go on meanwhile.
+fn docker_is_restarted(live_restore: bool) {
+    let args: &[&str] = if live_restore {
+        &["--live-restore"]
+    } else {
+        &[]
+    };
+    let docker = PrivateDocker::start_with(args);
+    docker.import(&rootfs::busybox_tar(), "busybox");
+    let mut host = Host::Docker(support::empty(), docker);
+    host.start("web", &["--restart", "always"], "sleep 100000");
+    let before = host.pid("web");
+    let agent = Running::start(&host, "version = 1\n[default]\nmode = \"block\"\n");
+    eventually("it is watched", || watched(&host, "web"));
+    let text_has = |words: &'static str| {
+        move |alert: &Value| {
+            alert["text"]
+                .as_str()
+                .is_some_and(|text| text.contains(words))
+        }
+    };
+    let Host::Docker(_, docker) = &mut host else {
+        unreachable!("it was made so");
+    };
+    docker.end_daemon();
+    agent.alert("it is away", text_has("docker does not answer"));
+    docker.start_daemon();
+    let back = agent.alert("it is back", text_has("docker answers again"));
+    let back = back["text"].as_str().unwrap();
+    if live_restore {
+        assert!(
+            back.contains("nothing that was watched has ended"),
+            "{back}"
+        );
+        assert_eq!(host.pid("web"), before);
+    } else {
+        assert!(back.ends_with("not watched until now: web"), "{back}");
+    }
+    let init = eventually("it runs", || {
+        (host.status("web") == "running").then(|| host.pid("web"))
+    });
+    assert_eq!(init == before, live_restore);
+    eventually("what is not of the image is refused", || {
+        let script =
+            "mkdir -p /tmp/d; cp /bin/busybox /tmp/d; /tmp/d/busybox echo ran || echo refused";
+        host.exec("web", script).contains("refused").then_some(())
+    });
+    let status = host.json(&["agent", "status"]);
+    assert_eq!(status["engines_unreachable"], json!([]));
+    assert!(agent.ends());
+}
+
+#[test]
+fn docker_that_is_restarted_keeps_its_live_containers_watched() {
+    docker_is_restarted(true);
+}
+
+#[test]
+fn docker_that_starts_its_containers_again_has_them_watched_again() {
+    docker_is_restarted(false);
 }
