@@ -22,8 +22,10 @@ from table import Row
 RATES = (5_000, 20_000, 50_000)
 SECONDS = 5
 PROBES_PER_SECOND = 100
-# Files in one directory, and how many are made before the clock is looked at.
+# Files in one directory, and how many are written before the clock is looked at.
 DIRECTORY, BURST = 1000, 50
+# More than are written in a second: the same deed within a second is told only once.
+FILES = 60_000
 TAR_FILES, PROGRAMS = 20_000, 2_000
 
 UNPACK = "tar -xf /input/many.tar -C /data"
@@ -32,7 +34,18 @@ EXECUTE = f"i=0; while [ $i -lt {PROGRAMS} ]; do /bin/true; i=$((i+1)); done"
 
 def sensor(bench, rounds: int) -> list:
     """Latency and losses by rate; then a big tar and many programs, watched and not."""
-    return [row for rate in RATES for row in latency(bench, rate)] + cost(bench, rounds)
+    bench.invar.remove_all()
+    bench.invar.run("run", "-d", "--writable", "--name", "web", "busybox", "sleep", "100000")
+    upper = bench.invar.root / "containers" / bench.invar.inspect("web")["Id"] / "upper"
+    (upper / "etc/cron.d").mkdir(parents=True)
+    for number in range(FILES):
+        place = upper / "load" / str(number // DIRECTORY)
+        if number % DIRECTORY == 0:
+            place.mkdir(parents=True)
+        (place / str(number)).touch()
+    rows = [row for rate in RATES for row in latency(bench, upper, rate)]
+    bench.invar.remove_all()
+    return rows + cost(bench, rounds)
 
 
 class Watch:
@@ -77,22 +90,17 @@ class Watch:
         return self.summary
 
 
-def latency(bench, rate: int) -> list:
-    """From before a file is made until its line is read, while so many others are made."""
-    bench.invar.remove_all()
-    bench.invar.run("run", "-d", "--writable", "--name", "web", "busybox", "sleep", "100000")
-    upper = bench.invar.root / "containers" / bench.invar.inspect("web")["Id"] / "upper"
-    probes = upper / "etc/cron.d"
-    probes.mkdir(parents=True)
+def latency(bench, upper: pathlib.Path, rate: int) -> list:
+    """From before a file is made until its line is read, while so many others are written."""
     watch = Watch(bench, "web")
     load = subprocess.Popen([sys.executable, __file__, upper / "load", str(rate)], stdout=subprocess.PIPE, text=True)
     written = {}
     number, deadline = 0, time.perf_counter() + SECONDS
     while time.perf_counter() < deadline:
-        name = f"probe{number}"
+        name = f"probe-{rate}-{number}"
         number += 1
         written[f"/etc/cron.d/{name}"] = time.perf_counter()
-        (probes / name).touch()
+        (upper / "etc/cron.d" / name).touch()
         time.sleep(1 / PROBES_PER_SECOND)
     reached = float(load.communicate()[0])
     # What is late must not be missing.
@@ -100,7 +108,6 @@ def latency(bench, rate: int) -> list:
     while len(watch.arrivals.keys() & written.keys()) < len(written) and time.monotonic() < until:
         time.sleep(0.05)
     summary = watch.end()
-    bench.invar.remove_all()
     taken = sorted(watch.arrivals[path] - at for path, at in written.items() if path in watch.arrivals)
     lost = summary["dropped"] + len(written) - len(taken)
     said = f"{lost} lost" + (f", the kernel's queue full {summary['overflows']} times" if summary["overflows"] else "")
@@ -114,20 +121,20 @@ def latency(bench, rate: int) -> list:
     ]
 
 
-def make_files(directory: pathlib.Path, rate: int) -> float:
-    """Makes files at that rate or as fast as it can; the rate that was reached."""
-    made, began = 0, time.perf_counter()
+def write_files(directory: pathlib.Path, rate: int) -> float:
+    """Writes files one after the other, at that rate or as fast as it can; the rate that was reached."""
+    paths = [f"{directory}/{number // DIRECTORY}/{number}" for number in range(FILES)]
+    done, began = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - began) < SECONDS:
-        if made > elapsed * rate:
+        if done > elapsed * rate:
             time.sleep(0.0005)
             continue
-        place = directory / str(made // DIRECTORY)
-        if made % DIRECTORY == 0:
-            place.mkdir(parents=True)
-        for number in range(made, made + BURST):
-            os.close(os.open(f"{place}/{number}", os.O_CREAT | os.O_WRONLY))
-        made += BURST
-    return made / (time.perf_counter() - began)
+        for number in range(done, done + BURST):
+            file = os.open(paths[number % FILES], os.O_WRONLY)
+            os.write(file, b"x")
+            os.close(file)
+        done += BURST
+    return done / (time.perf_counter() - began)
 
 
 def cost(bench, rounds: int) -> list:
@@ -162,4 +169,4 @@ def cost(bench, rounds: int) -> list:
 
 
 if __name__ == "__main__":
-    print(make_files(pathlib.Path(sys.argv[1]), int(sys.argv[2])))
+    print(write_files(pathlib.Path(sys.argv[1]), int(sys.argv[2])))
