@@ -10,6 +10,7 @@ from agent import agent
 from gateway import gateway
 from ports import ports
 from registry import pull
+from sensor import sensor
 from table import Row
 
 MANY_FILES = "i=0; while [ $i -lt 100 ]; do mkdir /data/$i; j=0; while [ $j -lt 1000 ]; do : > /data/$i/$j; j=$((j+1)); done; i=$((i+1)); done"
@@ -250,4 +251,5 @@ ALL = {
     "ports": ports,
     "gateway": gateway,
     "agent": agent,
+    "sensor": sensor,
 }

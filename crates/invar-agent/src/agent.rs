@@ -16,12 +16,13 @@ use serde::Serialize;
 
 use crate::alert::{Alert, Courier, Kind, Sender};
 use crate::api;
-use crate::discovery::{Discovery, Host, target};
+use crate::discovery::{Discovery, Host, Listed, target};
 use crate::error::{AgentError, Result};
 use crate::journal::{Incident, Journal};
 use crate::metrics;
 use crate::policy::{Mode, Phase, Policy, Respond, Rules, Seal, Verdict, parse};
 use crate::respond::Responders;
+use crate::warden::Warden;
 
 /// How long the loop waits for events before it looks at anything else.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -113,8 +114,11 @@ pub struct Agent {
     discovery: Discovery,
     responders: Responders,
     courier: Arc<Courier>,
+    warden: Warden,
     /// Runs that cannot be watched, and were told of.
     refused: HashSet<(String, u32)>,
+    /// Engines that do not answer, since when.
+    unreachable: BTreeMap<&'static str, Instant>,
     lost: Counts,
     _lock: fs::File,
 }
@@ -168,7 +172,9 @@ impl Agent {
             sensor,
             responders,
             courier,
+            warden: Warden::default(),
             refused: HashSet::new(),
+            unreachable: BTreeMap::new(),
             lost: Counts::default(),
             _lock: lock,
         })
@@ -203,6 +209,7 @@ impl Agent {
                 ))?
         };
         self.work();
+        self.warden.dismiss(&self.shared);
         self.courier.end();
         courier.join().ok();
         // Responses under way are finished; a second signal kills, and they are gone on with later.
@@ -226,6 +233,7 @@ impl Agent {
             if counted.elapsed() >= COUNT_EVERY {
                 counted = Instant::now();
                 self.count(&events.counts());
+                self.warden.attend(&self.shared);
             }
             if self.shared.reload.swap(false, Ordering::SeqCst) {
                 self.read_policy_again();
@@ -240,10 +248,11 @@ impl Agent {
 
     /// Begins to watch what was started, and lets go of what has ended.
     fn look(&mut self) {
-        let Some(engines) = self.discovery.look() else {
+        let looked = self.discovery.look();
+        self.note_unreachable(looked.as_deref().unwrap_or_default());
+        let Some(engines) = looked else {
             return;
         };
-        *locked(&self.shared.problems) = self.discovery.problems();
         let mut there = HashSet::new();
         for (engine, containers) in &engines {
             for container in containers {
@@ -264,6 +273,61 @@ impl Agent {
         self.refused.retain(|run| there.contains(run));
         let mut watched = self.shared.watched();
         watched.retain(|id, watched| is_there(id, watched.init));
+        drop(watched);
+        let on_loss = self.policy.settings.on_agent_loss;
+        self.warden.guard(&self.shared, on_loss);
+    }
+
+    /// Tells when an engine does not answer any more, and when it does again, what was lost.
+    fn note_unreachable(&mut self, engines: &[Listed]) {
+        let now = self.discovery.unreachable();
+        let shared = Arc::clone(&self.shared);
+        let told = now.iter().map(|(kind, why)| format!("{kind}: {why}"));
+        *locked(&shared.problems) = told.collect();
+        for (kind, why) in &now {
+            if !self.unreachable.contains_key(kind) {
+                self.unreachable.insert(kind, Instant::now());
+                let all = shared.watched();
+                let count = all.values().filter(|one| one.engine == *kind).count();
+                drop(all);
+                shared.complain(format!(
+                    "{kind} does not answer: {why}; what was watched of it ({count}) stays \
+                     watched, what it starts meanwhile is not"
+                ));
+            }
+        }
+        let back: Vec<&'static str> = self.unreachable.keys().copied().collect();
+        for kind in back.into_iter().filter(|kind| !now.contains_key(kind)) {
+            let away = self
+                .unreachable
+                .remove(kind)
+                .map_or(0, |at| at.elapsed().as_secs());
+            let lost = self.lost_with(kind, engines);
+            let lost = if lost.is_empty() {
+                "nothing that was watched has ended".to_owned()
+            } else {
+                format!(
+                    "ended, or started anew and not watched until now: {}",
+                    lost.join(", ")
+                )
+            };
+            shared.complain(format!("{kind} answers again after {away} s; {lost}"));
+        }
+    }
+
+    /// What was watched of an engine and does not run as it did.
+    fn lost_with(&self, kind: &str, engines: &[Listed]) -> Vec<String> {
+        let containers = engines.iter().flat_map(|(_, containers)| containers);
+        let running: HashSet<(&str, u32)> = containers
+            .filter(|one| one.engine == kind && matches!(one.state, State::Running | State::Paused))
+            .filter_map(|one| Some((one.id.as_str(), one.init_pid?)))
+            .collect();
+        let all = self.shared.watched();
+        let watched = all.values().filter(|one| one.engine == kind);
+        watched
+            .filter(|one| !running.contains(&(one.id.as_str(), one.init)))
+            .map(|one| one.name.clone())
+            .collect()
     }
 
     fn begin(&mut self, engine: &dyn Engine, container: &Container, init: u32) {

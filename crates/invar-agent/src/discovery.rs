@@ -1,7 +1,8 @@
 //! Which containers there are, and what the sensor needs of each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,9 @@ pub fn target(
     block: bool,
     allow: Vec<Glob>,
 ) -> Result<Option<Target>, EngineError> {
-    let (State::Running, Some(init)) = (&container.state, container.init_pid) else {
+    // A frozen one must be watched before it may go on.
+    let (State::Running | State::Paused, Some(init)) = (&container.state, container.init_pid)
+    else {
         return Ok(None);
     };
     let root = engine.open_root(&container.id)?;
@@ -56,6 +59,10 @@ pub trait Host: Send + Sync {
         engine: &'e dyn Engine,
         container: &Container,
     ) -> Option<Box<dyn Traffic + 'e>>;
+
+    /// The program that calls [`crate::keep_watch`], with its arguments; the agent adds its own
+    /// process id.
+    fn warden(&self) -> Command;
 }
 
 /// How often an engine is asked that does not say when something happens.
@@ -68,6 +75,8 @@ const TRY_EVERY: Duration = Duration::from_secs(5);
 /// An engine that is asked for its containers.
 struct Asked {
     engine: Option<Arc<dyn Engine>>,
+    /// Whether it has ever answered: one that is gone since is missed.
+    has_answered: bool,
     at: Option<Instant>,
     /// What it said last.
     containers: Vec<Container>,
@@ -114,11 +123,13 @@ impl Discovery {
             let is_told = kind == invar_engine::embedded::KIND;
             let asked = self.asked.entry(kind).or_insert(Asked {
                 engine: None,
+                has_answered: false,
                 at: None,
                 containers: Vec::new(),
                 problem: None,
             });
             let pause = match (&asked.engine, is_told) {
+                (None, _) if asked.has_answered => ASK_EVERY,
                 (None, _) => TRY_EVERY,
                 (Some(_), true) if has_told => Duration::ZERO,
                 (Some(_), true) => ASK_ANYWAY,
@@ -138,14 +149,12 @@ impl Discovery {
         })
     }
 
-    /// Engines that are there and do not answer.
-    pub(crate) fn problems(&self) -> Vec<String> {
+    /// Engines that are there, or were, and do not answer, and why.
+    pub(crate) fn unreachable(&self) -> BTreeMap<&'static str, String> {
         let asked = self.asked.iter();
-        let mut problems: Vec<String> = asked
-            .filter_map(|(kind, asked)| Some(format!("{kind}: {}", asked.problem.as_ref()?)))
-            .collect();
-        problems.sort();
-        problems
+        asked
+            .filter_map(|(kind, asked)| Some((*kind, asked.problem.clone()?)))
+            .collect()
     }
 }
 
@@ -162,12 +171,15 @@ impl Asked {
             }
         }
         let Some(engine) = &self.engine else {
-            self.problem = None;
+            // A daemon that ends takes its socket with it.
+            let is_missed = self.has_answered;
+            self.problem = is_missed.then(|| "it is not there any more".to_owned());
             return false;
         };
         match engine.list() {
             Ok(containers) => {
                 self.containers = containers;
+                self.has_answered = true;
                 self.problem = None;
                 true
             }

@@ -22,7 +22,8 @@ pub(crate) const MOST_ACTORS: u32 = 100_000;
 /// Alerts that wait for one webhook; of more the oldest are dropped, and told of.
 const MOST_SPOOLED: u32 = 10_000;
 
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE incidents (
         id INTEGER PRIMARY KEY, container TEXT NOT NULL, name TEXT NOT NULL, engine TEXT NOT NULL,
         begun_ms INTEGER NOT NULL, severity TEXT NOT NULL, reason TEXT NOT NULL,
@@ -42,7 +43,18 @@ const MIGRATIONS: &[&str] = &["
         id INTEGER PRIMARY KEY, url TEXT NOT NULL, body TEXT NOT NULL, attempts INTEGER NOT NULL,
         next_ms INTEGER NOT NULL
     );
-"];
+",
+    "
+    CREATE TABLE guarded (
+        engine TEXT NOT NULL, container TEXT NOT NULL, name TEXT NOT NULL,
+        PRIMARY KEY (engine, container)
+    ) WITHOUT ROWID;
+    CREATE TABLE frozen (
+        engine TEXT NOT NULL, container TEXT NOT NULL, name TEXT NOT NULL, at_ms INTEGER NOT NULL,
+        PRIMARY KEY (engine, container)
+    ) WITHOUT ROWID;
+",
+];
 
 /// Something that was done about a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -109,6 +121,10 @@ impl Journal {
             .exists()
             .then(|| Self::open(root))
             .transpose()
+    }
+
+    pub(crate) fn database(&self) -> &Database {
+        &self.0
     }
 
     /// Begins an incident; `None` when the container has one already.

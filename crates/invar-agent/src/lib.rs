@@ -12,7 +12,8 @@
 //! Invariants: a step of a response is in the journal before it is done, so an agent that was killed
 //! goes on with it when it starts again; one container has at most one incident; a service whose
 //! fresh container is attacked again and again is not replaced for ever. Killing the agent stops no
-//! container. What was lost on the way is counted and told.
+//! container unless the policy asks for that (`on_agent_loss`). What was lost on the way is counted and
+//! told.
 //!
 //! The agent does not decide what is bad (`invar-drift` does), nor how evidence is taken or a
 //! container replaced (`invar-evidence`); it decides whether, when and in which order.
@@ -29,9 +30,11 @@ pub mod learn;
 mod metrics;
 pub mod policy;
 mod respond;
+mod warden;
 
 pub use agent::{Agent, Settings};
 pub use attribution::{Attribution, Sureness, attributions, witness};
 pub use discovery::{Host, target};
 pub use error::{AgentError, Result};
 pub use journal::{Incident, Journal};
+pub use warden::{Watch, keep_watch};

@@ -270,6 +270,12 @@ fn is_on_hosts_network(pid: u32) -> bool {
     of(&pid.to_string()) == of("self")
 }
 
+/// Whether a response has frozen a container that must not go on by itself.
+pub(crate) fn is_held(incident: &Incident) -> bool {
+    let outcome = incident.outcome.as_deref().unwrap_or_default();
+    matches!(incident.respond.as_str(), "freeze" | "quarantine") && outcome.contains("frozen")
+}
+
 /// Undoes what a response did to a container, as far as it can be.
 pub(crate) fn release(shared: &Shared, engine: &dyn Engine, container: &Container) -> Result<()> {
     if container.state == State::Paused {

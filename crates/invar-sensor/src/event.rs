@@ -64,6 +64,10 @@ impl What {
         )
     }
 
+    pub(crate) fn is_execution(self) -> bool {
+        self.is_blocked() || self == Self::Exec
+    }
+
     pub(crate) fn kind(self) -> Kind {
         match self {
             Self::Create

@@ -7,10 +7,11 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
 
 use invar_drift::{Namespace, Options, open_beneath};
 use invar_sys::fanotify::{Gate, Name, Names, mask};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, OFlags, fstat};
 
 use crate::counts::add;
@@ -20,6 +21,12 @@ use crate::outlet::{Deed, Outlet, lock};
 use crate::places::Places;
 
 const BUFFER: usize = 256 * 1024;
+/// How long after one walk for what the own queue had no room for the next may begin: longer than
+/// the same deed is not told again.
+const RECONCILE: Timespec = Timespec {
+    tv_sec: 2,
+    tv_nsec: 0,
+};
 
 /// What is asked of a file system.
 pub(crate) const WANTED: u64 = mask::CREATE
@@ -92,12 +99,14 @@ pub(crate) struct Shared {
 pub(crate) fn run(names: &Names, wake: &OwnedFd, shared: &Arc<Shared>, outlet: &Arc<Outlet>) {
     let mut buffer = vec![0; BUFFER];
     let mut places = Places::default();
+    let mut looked = Instant::now();
     loop {
         let mut fds = [
             PollFd::new(names, PollFlags::IN),
             PollFd::new(wake, PollFlags::IN),
         ];
-        match poll(&mut fds, None) {
+        // A walk may have lost some too, while nothing else happens.
+        match poll(&mut fds, Some(&RECONCILE)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => return,
         }
@@ -107,6 +116,13 @@ pub(crate) fn run(names: &Names, wake: &OwnedFd, shared: &Arc<Shared>, outlet: &
         if !fds[1].revents().is_empty() {
             let mut counter = [0; 8];
             rustix::io::read(wake, &mut counter).ok();
+        }
+        if looked.elapsed().as_secs() >= RECONCILE.tv_sec.unsigned_abs()
+            && outlet.has_lost()
+            && outlet.queue.has_room()
+        {
+            looked = Instant::now();
+            reconcile(shared, outlet);
         }
         let Ok(events) = names.events(&mut buffer) else {
             continue;
@@ -196,6 +212,17 @@ fn classify(mask: u64, now: Located, before: Located) -> Option<Classified> {
     Some((of, what, path, None))
 }
 
+/// Tells, now that there is room, what the own queue had no room for.
+fn reconcile(shared: &Arc<Shared>, outlet: &Arc<Outlet>) {
+    let lost = outlet.take_lost();
+    for of in lock(&shared.watched).iter() {
+        if let Some(paths) = lost.get(&of.place.id) {
+            lock(&of.known).forget(paths);
+        }
+    }
+    walk(shared, outlet);
+}
+
 /// Looks for what the lost events would have told, beside the reading; once more when more is lost
 /// meanwhile.
 fn walk(shared: &Arc<Shared>, outlet: &Arc<Outlet>) {
@@ -206,13 +233,20 @@ fn walk(shared: &Arc<Shared>, outlet: &Arc<Outlet>) {
     let (shared_too, outlet) = (Arc::clone(shared), Arc::clone(outlet));
     let walker = std::thread::Builder::new().name("walk".to_owned());
     let started = walker.spawn(move || {
-        while shared_too.walk_is_due.swap(false, Ordering::SeqCst) {
-            let watched = lock(&shared_too.watched).clone();
-            for of in watched {
-                tell_missed(&of, &outlet);
+        loop {
+            while shared_too.walk_is_due.swap(false, Ordering::SeqCst) {
+                let watched = lock(&shared_too.watched).clone();
+                for of in watched {
+                    tell_missed(&of, &outlet);
+                }
+            }
+            shared_too.walks.store(false, Ordering::SeqCst);
+            // Asked for between the last look and now, when it still seemed to go on.
+            let is_due = shared_too.walk_is_due.load(Ordering::SeqCst);
+            if !is_due || shared_too.walks.swap(true, Ordering::SeqCst) {
+                return;
             }
         }
-        shared_too.walks.store(false, Ordering::SeqCst);
     });
     if started.is_err() {
         shared.walks.store(false, Ordering::SeqCst);

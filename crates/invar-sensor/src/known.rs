@@ -16,12 +16,21 @@ pub(crate) struct Known {
 impl Known {
     /// Whether it was new.
     pub(crate) fn add(&mut self, path: &[u8]) -> bool {
-        let mut hasher = DefaultHasher::new();
-        path.hash(&mut hasher);
-        let key = hasher.finish();
+        let key = key(path);
         if self.paths.len() >= MOST {
             return !self.paths.contains(&key);
         }
         self.paths.insert(key)
     }
+
+    /// The next walk tells of these again.
+    pub(crate) fn forget(&mut self, of: &Self) {
+        self.paths.retain(|key| !of.paths.contains(key));
+    }
+}
+
+fn key(path: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    hasher.finish()
 }

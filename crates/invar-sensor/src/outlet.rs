@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use jiff::Timestamp;
 use crate::actor::{self, Actor, Remembered};
 use crate::counts::{Tally, add};
 use crate::event::{Event, Place, What};
+use crate::known::Known;
 use crate::queue::Queue;
 
 /// How long the same deed of the same process is not told again.
@@ -30,6 +32,8 @@ pub(crate) struct Outlet {
     remembered: Mutex<Remembered>,
     looked_up: Mutex<HashMap<u32, (Instant, Option<Actor>)>>,
     told: Mutex<HashMap<u64, Instant>>,
+    /// Paths whose events found no room in the queue, by container.
+    lost: Mutex<HashMap<String, Known>>,
 }
 
 /// Something to be told.
@@ -52,6 +56,7 @@ impl Outlet {
             remembered: Mutex::default(),
             looked_up: Mutex::default(),
             told: Mutex::default(),
+            lost: Mutex::default(),
         }
     }
 
@@ -74,9 +79,10 @@ impl Outlet {
         let Some(judged) = judged else {
             return;
         };
-        let least = match deed.what {
-            What::Exec | What::ExecBlocked | What::OpenBlocked | What::MapBlocked => Severity::High,
-            _ => Severity::Info,
+        let least = if deed.what.is_execution() {
+            Severity::High
+        } else {
+            Severity::Info
         };
         if deed.what.is_blocked() {
             add(&self.tally.blocked, 1);
@@ -96,11 +102,31 @@ impl Outlet {
             finding: judged.finding,
             reason: deed.reason,
         };
-        if self.queue.push(event) {
-            add(&self.tally.events, 1);
-        } else {
-            add(&self.tally.dropped, 1);
+        add(&self.tally.events, 1);
+        if let Some(lost) = self.queue.push(event) {
+            self.lose(&lost);
         }
+    }
+
+    fn lose(&self, event: &Event) {
+        self.tally.events.fetch_sub(1, Ordering::Relaxed);
+        add(&self.tally.dropped, 1);
+        // A walk finds files, not executions.
+        if !event.what.is_execution() {
+            let mut lost = lock(&self.lost);
+            let of = lost.entry(event.container.id.clone()).or_default();
+            of.add(&event.path);
+        }
+    }
+
+    /// Whether something was lost that a walk can find.
+    pub(crate) fn has_lost(&self) -> bool {
+        !lock(&self.lost).is_empty()
+    }
+
+    /// What was lost since it was asked last.
+    pub(crate) fn take_lost(&self) -> HashMap<String, Known> {
+        std::mem::take(&mut lock(&self.lost))
     }
 
     /// Remembers who executes something, for when it has ended before its deeds are told.

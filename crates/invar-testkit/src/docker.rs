@@ -18,6 +18,7 @@ const START_TIMEOUT: Duration = Duration::from_mins(1);
 pub struct PrivateDocker {
     directory: TempDir,
     daemon: Child,
+    args: Vec<String>,
 }
 
 impl PrivateDocker {
@@ -29,33 +30,35 @@ impl PrivateDocker {
     /// The same with more arguments for the daemon.
     pub fn start_with(args: &[&str]) -> Self {
         require_root();
-        let dockerd = require("dockerd", "docker.io");
         require("docker", "docker.io");
         let directory = tempfile::Builder::new()
             .prefix("invar-docker-")
             .tempdir()
             .unwrap();
-        let at = |name: &str| directory.path().join(name);
-        let log = fs::File::create(at("log")).unwrap();
-        let mut command = Command::new(dockerd);
-        command
-            .args(["--bridge=none", "--iptables=false", "--ip-masq=false"])
-            .arg("--data-root")
-            .arg(at("data"))
-            .arg("--exec-root")
-            .arg(at("exec"))
-            .arg("--pidfile")
-            .arg(at("pid"))
-            .arg("--host")
-            .arg(format!("unix://{}", at("socket").display()))
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(log.into_parts().0);
-        command.stderr(fs::File::create(at("errors")).unwrap().into_parts().0);
-        let daemon = command.spawn().unwrap();
-        let docker = Self { directory, daemon };
+        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        let docker = Self {
+            daemon: daemon(&directory, &args),
+            directory,
+            args,
+        };
         docker.wait_until_ready();
         docker
+    }
+
+    /// Ends the daemon. What its containers do then depends on its `--live-restore`.
+    pub fn end_daemon(&mut self) {
+        let id = i32::try_from(self.daemon.id()).ok().and_then(Pid::from_raw);
+        if let Some(id) = id {
+            // It may have ended by itself; waiting below is right either way.
+            kill_process(id, Signal::TERM).ok();
+        }
+        self.daemon.wait().ok();
+    }
+
+    /// Starts it again, after [`Self::end_daemon`], and waits until it answers.
+    pub fn start_daemon(&mut self) {
+        self.daemon = daemon(&self.directory, &self.args);
+        self.wait_until_ready();
     }
 
     /// Its socket.
@@ -122,11 +125,29 @@ impl Drop for PrivateDocker {
                 drop(removed);
             }
         }
-        let id = i32::try_from(self.daemon.id()).ok().and_then(Pid::from_raw);
-        if let Some(id) = id {
-            // It may have ended by itself; waiting below is right either way.
-            kill_process(id, Signal::TERM).ok();
-        }
-        self.daemon.wait().ok();
+        self.end_daemon();
     }
+}
+
+/// The daemon, just started.
+fn daemon(directory: &TempDir, args: &[String]) -> Child {
+    let dockerd = require("dockerd", "docker.io");
+    let at = |name: &str| directory.path().join(name);
+    let log = fs::File::create(at("log")).unwrap();
+    let mut command = Command::new(dockerd);
+    command
+        .args(["--bridge=none", "--iptables=false", "--ip-masq=false"])
+        .arg("--data-root")
+        .arg(at("data"))
+        .arg("--exec-root")
+        .arg(at("exec"))
+        .arg("--pidfile")
+        .arg(at("pid"))
+        .arg("--host")
+        .arg(format!("unix://{}", at("socket").display()))
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(log.into_parts().0);
+    command.stderr(fs::File::create(at("errors")).unwrap().into_parts().0);
+    command.spawn().unwrap()
 }

@@ -5,88 +5,15 @@ mod support;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
-use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 
 use fs_err as fs;
-use invar_testkit::eventually;
+use invar_testkit::docker::PrivateDocker;
+use invar_testkit::{eventually, rootfs};
 use serde_json::{Value, json};
+use support::agent::{DROP_A_PROGRAM, Running, seal, watched};
 use support::attacked::Host;
 use support::outcome_of;
-
-/// A running agent and what it has said.
-struct Running {
-    child: Child,
-    said: Arc<Mutex<Vec<Value>>>,
-}
-
-impl Running {
-    fn start(host: &Host, policy: &str) -> Self {
-        Self::start_with(host, policy, &[])
-    }
-
-    fn start_with(host: &Host, policy: &str, environment: &[(&str, &str)]) -> Self {
-        let file = host.invar().root().join("agent.toml");
-        fs::write(&file, policy).unwrap();
-        let mut command = host.command(&["agent", "--policy", file.to_str().unwrap()]);
-        command.envs(environment.iter().copied());
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let said = Arc::new(Mutex::new(Vec::new()));
-        let (lines, heard) = (
-            BufReader::new(child.stdout.take().unwrap()),
-            Arc::clone(&said),
-        );
-        std::thread::spawn(move || {
-            for line in lines.lines().map_while(Result::ok) {
-                let alert = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                heard.lock().unwrap().push(alert);
-            }
-        });
-        let running = Self { child, said };
-        eventually("the agent answers", || {
-            host.output(&["agent", "status"])
-                .status
-                .success()
-                .then_some(())
-        });
-        running
-    }
-
-    fn alerts(&self) -> Vec<Value> {
-        self.said.lock().unwrap().clone()
-    }
-
-    /// The first alert that fits.
-    fn alert(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
-        eventually(&format!("an alert: {what}"), || {
-            self.alerts().into_iter().find(&fits)
-        })
-    }
-
-    fn ends(mut self) -> bool {
-        support::signal(self.child.id(), "TERM");
-        self.child.wait().unwrap().success()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-fn watched(host: &Host, name: &str) -> Option<Value> {
-    let status = host.json(&["agent", "status"]);
-    let all = status["containers"].as_array().unwrap().clone();
-    all.into_iter().find(|one| one["name"] == name)
-}
-
-/// Waits until a container is watched, and seals it.
-fn seal(host: &Host, name: &str) {
-    eventually("it is watched", || watched(host, name));
-    host.run(&["agent", "seal", name]);
-}
 
 fn incidents(host: &Host) -> Vec<Value> {
     let found = host.json(&["agent", "incidents"]);
@@ -94,7 +21,6 @@ fn incidents(host: &Host) -> Vec<Value> {
 }
 
 const REPLACE: &str = "version = 1\n[default]\nmode = \"block\"\nrespond = \"replace\"\n";
-const DROP_A_PROGRAM: &str = "cp /bin/busybox /tmp/evil; chmod +x /tmp/evil; /tmp/evil true";
 
 fn a_dropped_program_is_refused_and_its_container_replaced(host: &Host) {
     host.start("web", &[], "sleep 100000");
@@ -146,6 +72,11 @@ fn a_dropped_program_is_refused_and_its_embedded_container_replaced() {
 #[test]
 fn a_dropped_program_is_refused_and_its_docker_container_replaced() {
     a_dropped_program_is_refused_and_its_container_replaced(&Host::docker());
+}
+
+#[test]
+fn a_dropped_program_is_refused_and_its_podman_container_replaced() {
+    a_dropped_program_is_refused_and_its_container_replaced(&Host::podman());
 }
 
 #[test]
@@ -480,4 +411,66 @@ fn a_quarantined_container_goes_on_without_its_network_until_it_is_released() {
     assert_eq!(host.status("web"), "running");
     host.run(&["agent", "release", "web"]);
     eventually("it serves again", || reaches().then_some(()));
+}
+
+/// Docker ends and is started again under the agent; whether containers go on meanwhile.
+fn docker_is_restarted(live_restore: bool) {
+    let args: &[&str] = if live_restore {
+        &["--live-restore"]
+    } else {
+        &[]
+    };
+    let docker = PrivateDocker::start_with(args);
+    docker.import(&rootfs::busybox_tar(), "busybox");
+    let mut host = Host::Docker(support::empty(), docker);
+    host.start("web", &["--restart", "always"], "sleep 100000");
+    let before = host.pid("web");
+    let agent = Running::start(&host, "version = 1\n[default]\nmode = \"block\"\n");
+    eventually("it is watched", || watched(&host, "web"));
+    let text_has = |words: &'static str| {
+        move |alert: &Value| {
+            alert["text"]
+                .as_str()
+                .is_some_and(|text| text.contains(words))
+        }
+    };
+    let Host::Docker(_, docker) = &mut host else {
+        unreachable!("it was made so");
+    };
+    docker.end_daemon();
+    agent.alert("it is away", text_has("docker does not answer"));
+    docker.start_daemon();
+    let back = agent.alert("it is back", text_has("docker answers again"));
+    let back = back["text"].as_str().unwrap();
+    if live_restore {
+        assert!(
+            back.contains("nothing that was watched has ended"),
+            "{back}"
+        );
+        assert_eq!(host.pid("web"), before);
+    } else {
+        assert!(back.ends_with("not watched until now: web"), "{back}");
+    }
+    let init = eventually("it runs", || {
+        (host.status("web") == "running").then(|| host.pid("web"))
+    });
+    assert_eq!(init == before, live_restore);
+    eventually("what is not of the image is refused", || {
+        let script =
+            "mkdir -p /tmp/d; cp /bin/busybox /tmp/d; /tmp/d/busybox echo ran || echo refused";
+        host.exec("web", script).contains("refused").then_some(())
+    });
+    let status = host.json(&["agent", "status"]);
+    assert_eq!(status["engines_unreachable"], json!([]));
+    assert!(agent.ends());
+}
+
+#[test]
+fn docker_that_is_restarted_keeps_its_live_containers_watched() {
+    docker_is_restarted(true);
+}
+
+#[test]
+fn docker_that_starts_its_containers_again_has_them_watched_again() {
+    docker_is_restarted(false);
 }

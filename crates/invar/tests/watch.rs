@@ -6,7 +6,9 @@ mod support;
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::Child;
+use std::time::{Duration, Instant};
 
+use fs_err as fs;
 use invar_testkit::invar::Invar;
 use serde_json::Value;
 use support::{busybox, outcome, signal, spawn};
@@ -113,4 +115,67 @@ fn every_kind_of_change_is_told_once_and_nothing_is_lost() {
     for lost in ["overflows", "dropped", "missed"] {
         assert_eq!(summary[lost], 0, "{summary}");
     }
+}
+
+#[test]
+fn what_is_lost_in_a_flood_is_said_and_found_by_a_walk_and_no_execution_is_lost() {
+    let invar = busybox();
+    for name in ["noisy", "quiet"] {
+        let name = format!("--name={name}");
+        invar.run(&["run", "-d", &name, "--writable", "busybox", "sleep", "1000"]);
+    }
+    let containers = [
+        "watch",
+        "embedded:noisy",
+        "embedded:quiet",
+        "--format=jsonl",
+    ];
+    let mut watch = spawn(&invar, &containers);
+    let mut said = BufReader::new(watch.stderr.take().unwrap());
+    let mut begun = 0;
+    while begun < 2 {
+        let mut line = String::new();
+        assert!(said.read_line(&mut line).unwrap() > 0, "the watch ended");
+        begun += usize::from(line.contains("watching embedded:"));
+    }
+    // Nobody reads while more happens than the kernel keeps.
+    let longest = fs::read_to_string("/proc/sys/fs/fanotify/max_queued_events").unwrap();
+    let more = longest.trim().parse::<u32>().unwrap() + 1000;
+    signal(watch.id(), "STOP");
+    let flood = format!("i=0; while [ $i -lt {more} ]; do : >/tmp/$i; i=$((i+1)); done; echo done");
+    assert_eq!(
+        outcome(&invar, &["exec", "noisy", "sh", "-c", &flood]).1,
+        "done"
+    );
+    let hidden = "mkdir /tmp/e; cp /bin/busybox /tmp/e; /tmp/e/busybox echo ran";
+    assert_eq!(
+        outcome(&invar, &["exec", "quiet", "sh", "-c", hidden]).1,
+        "ran"
+    );
+    signal(watch.id(), "CONT");
+    let mut out = BufReader::new(watch.stdout.take().unwrap());
+    let mut wanted = vec![("exec", "/tmp/e/busybox"), ("missed", "/tmp/e/busybox")];
+    let last = format!("/tmp/{}", more - 1);
+    wanted.push(("missed", &last));
+    let until = Instant::now() + Duration::from_mins(2);
+    while !wanted.is_empty() {
+        assert!(Instant::now() < until, "not told: {wanted:?}");
+        let mut line = String::new();
+        assert!(out.read_line(&mut line).unwrap() > 0, "the watch ended");
+        let event: Value = serde_json::from_str(&line).unwrap();
+        wanted.retain(|(what, path)| event["what"] != *what || event["path"] != *path);
+    }
+    signal(watch.id(), "TERM");
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    assert!(watch.wait().unwrap().success());
+    let summary: Value = serde_json::from_str(rest.lines().last().unwrap()).unwrap();
+    assert!(
+        summary["summary"]["overflows"].as_u64() >= Some(1),
+        "{summary}"
+    );
+    assert!(
+        summary["summary"]["missed"].as_u64() >= Some(2),
+        "{summary}"
+    );
 }

@@ -9,7 +9,7 @@ use jiff::SignedDuration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Alerts, Allow, Mode, Part, Phase, Policy, Respond, Seal, Selector, Webhook};
+use super::{Alerts, Allow, Mode, OnLoss, Part, Phase, Policy, Respond, Seal, Selector, Webhook};
 use crate::alert::Format;
 use crate::error::{AgentError, Result};
 
@@ -40,6 +40,7 @@ struct Agent {
     retention_days: Option<u32>,
     metrics: Option<SocketAddr>,
     responses: Option<Spanned<usize>>,
+    on_agent_loss: Option<OnLoss>,
     #[serde(default)]
     rules: Vec<PathBuf>,
 }
@@ -162,6 +163,7 @@ impl Reader<'_> {
         let settings = &mut policy.settings;
         settings.metrics = read.agent.metrics;
         settings.rules = read.agent.rules;
+        settings.on_agent_loss = read.agent.on_agent_loss.unwrap_or_default();
         settings.retention_days = read.agent.retention_days.unwrap_or(settings.retention_days);
         if let Some(responses) = read.agent.responses {
             settings.responses = *responses.get_ref();
@@ -384,6 +386,10 @@ mod tests {
             (
                 "version = 1\n[agent]\nresponses = 0",
                 "agent.toml:3: 1 to 64",
+            ),
+            (
+                "version = 1\n[agent]\n\non_agent_loss = \"closed\"",
+                "agent.toml:4: unknown variant `closed`, expected `open` or `freeze`",
             ),
             ("version = 1\n[default\n", "agent.toml:2: "),
         ] {

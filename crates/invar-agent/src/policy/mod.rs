@@ -41,6 +41,20 @@ pub struct Settings {
     pub responses: usize,
     /// Rules beside those that come with Invar.
     pub rules: Vec<PathBuf>,
+    /// What becomes of blocked containers when the agent is killed.
+    pub on_agent_loss: OnLoss,
+}
+
+/// What becomes of the containers in `block` when the agent is killed, and the kernel with it lets
+/// everything run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnLoss {
+    /// They go on, unguarded until the next agent.
+    #[default]
+    Open,
+    /// They are frozen until the next agent guards them.
+    Freeze,
 }
 
 /// Where alerts go.
@@ -224,6 +238,7 @@ impl Default for Policy {
                 metrics: None,
                 responses: 2,
                 rules: Vec::new(),
+                on_agent_loss: OnLoss::Open,
             },
             alerts: Alerts {
                 stdout: true,

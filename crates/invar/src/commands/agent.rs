@@ -1,7 +1,8 @@
 //! `invar agent`
 
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,6 +124,15 @@ enum Command {
     /// What an agent refuses it refuses by programs in the kernel, where the kernel takes them: they
     /// stay when the agent is killed, and go when it ends in order.
     Lift,
+    /// Freeze what is blocked when the agent that started this is killed
+    #[command(hide = true)]
+    Warden {
+        /// The agent's policy
+        #[arg(long)]
+        policy: PathBuf,
+        /// Its process
+        agent: u32,
+    },
     /// Have the agent read its policy again
     Reload {
         #[command(flatten)]
@@ -155,6 +165,7 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
             ask(&at.path(cli), Ask::Release { container })?;
         }
         Some(Command::Lift) => lift_guard(cli)?,
+        Some(Command::Warden { policy, agent }) => warden(cli, policy, *agent)?,
         Some(Command::Reload { at }) => {
             ask(&at.path(cli), Ask::Reload)?;
         }
@@ -165,6 +176,7 @@ pub(crate) fn run(cli: &Cli, args: &Args) -> anyhow::Result<ExitCode> {
 /// This machine, or a part of it, as the agent sees it.
 struct Machine {
     root: PathBuf,
+    policy: PathBuf,
     kinds: Vec<&'static str>,
     gateway: PathBuf,
 }
@@ -189,6 +201,15 @@ impl Host for Machine {
         // An attacked container must go, also when its traffic cannot be moved.
         let traffic = healing::traffic(&self.root, &self.gateway, engine, container, DRAIN);
         traffic.ok().flatten()
+    }
+
+    fn warden(&self) -> process::Command {
+        // Also when the file was replaced by a newer version meanwhile.
+        let mut command = process::Command::new("/proc/self/exe");
+        command.arg0("invar").arg("--root").arg(&self.root);
+        command.args(["agent", "warden", "--policy"]);
+        command.arg(&self.policy);
+        command
     }
 }
 
@@ -222,6 +243,7 @@ fn start(
 ) -> Result<Agent, AgentError> {
     let machine = Machine {
         root: root.to_owned(),
+        policy: settings.policy.clone(),
         kinds,
         gateway,
     };
@@ -273,6 +295,28 @@ fn lift_guard(cli: &Cli) -> anyhow::Result<()> {
         printer::note(format!("no guard is pinned at {}", pins.display()));
     }
     Ok(())
+}
+
+/// Nobody else than an agent starts this.
+fn warden(cli: &Cli, policy: &Path, agent: u32) -> anyhow::Result<()> {
+    privilege::require_root()?;
+    // A service manager that clears up after a killed agent must not end it.
+    let _unheeded = SignalFd::block(&[SIGINT, SIGTERM, SIGHUP])?;
+    // Nor may a lack of memory, which may be what has killed the agent. Where that is not allowed,
+    // it is as likely to be chosen as others.
+    fs_err::write("/proc/self/oom_score_adj", "-1000").ok();
+    let machine = Machine {
+        root: cli.root().to_owned(),
+        policy: policy.to_owned(),
+        kinds: engines::kinds().collect(),
+        gateway: CONTROL.into(),
+    };
+    let watch = invar_agent::Watch {
+        root: machine.root.clone(),
+        policy: policy.to_owned(),
+        agent,
+    };
+    Ok(invar_agent::keep_watch(&watch, &machine)?)
 }
 
 fn advise(error: AgentError) -> anyhow::Error {

@@ -5,6 +5,7 @@
     reason = "in tests a panic is the report; no test file needs all of it"
 )]
 
+pub(crate) mod agent;
 pub(crate) mod attacked;
 pub(crate) mod networks;
 pub(crate) mod shop;

@@ -223,13 +223,13 @@ pub(super) fn insert_endpoint(connection: &Connection, row: &EndpointRow) -> Res
     Ok(())
 }
 
-/// Gives a container's place other aliases; nothing happens to one without a place.
+/// Gives a container other aliases in its first network; nothing happens to one without a place.
 pub(super) fn set_aliases(
     connection: &Connection,
     container: &ContainerId,
     aliases: &[String],
 ) -> Result<()> {
-    let sql = "UPDATE endpoints SET aliases = ?2 WHERE container = ?1";
+    let sql = "UPDATE endpoints SET aliases = ?2 WHERE container = ?1 AND position = 0";
     connection.execute(sql, (container.as_str(), json(&aliases)))?;
     Ok(())
 }
