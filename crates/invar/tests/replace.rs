@@ -120,7 +120,13 @@ const RUNS_ONCE: &str = "[ ! -e /data/ran ] || { echo 'no second time'; exit 7; 
 #[test]
 fn a_fresh_container_that_does_not_come_up_puts_the_old_one_back() {
     for host in [Host::embedded(), Host::docker()] {
-        host.start("db", &["-v", "data:/data"], RUNS_ONCE);
+        // With a check to wait for, however late it ends on a busy machine.
+        let check = ["--health-cmd", "false", "--health-interval", "1h"];
+        host.start(
+            "db",
+            &[&["-v", "data:/data"], &check[..]].concat(),
+            RUNS_ONCE,
+        );
         let upper = host.upper("db");
         eventually("it ran", || upper.join("as-it-was").exists().then_some(()));
         let old = host.id("db");
