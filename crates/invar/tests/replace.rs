@@ -116,11 +116,13 @@ fn a_container_on_a_volume_ends_before_the_fresh_one_starts() {
 /// Its second run ends at once: the volume tells it that it is the second.
 const RUNS_ONCE: &str = "[ ! -e /data/ran ] || { echo 'no second time'; exit 7; }
     touch /data/ran /as-it-was; sleep 100000";
+/// So that it is waited for, however late it ends on a busy machine.
+const NOT_YET: &[&str] = &["--health-cmd", "false", "--health-interval", "1h"];
 
 #[test]
 fn a_fresh_container_that_does_not_come_up_puts_the_old_one_back() {
     for host in [Host::embedded(), Host::docker()] {
-        host.start("db", &["-v", "data:/data"], RUNS_ONCE);
+        host.start("db", &[&["-v", "data:/data"], NOT_YET].concat(), RUNS_ONCE);
         let upper = host.upper("db");
         eventually("it ran", || upper.join("as-it-was").exists().then_some(()));
         let old = host.id("db");
@@ -150,7 +152,7 @@ fn a_fresh_container_that_fails_first_leaves_the_old_one_untouched() {
     let shared = host.invar().root().join("shared");
     fs::create_dir(&shared).unwrap();
     let bind = format!("{}:/data", shared.display());
-    host.start("web", &["-v", &bind], RUNS_ONCE);
+    host.start("web", &[&["-v", &bind], NOT_YET].concat(), RUNS_ONCE);
     eventually("it ran", || shared.join("ran").exists().then_some(()));
     let (old, pid) = (host.id("web"), host.pid("web"));
     let (code, _, err) = outcome_of(&host.output(&["replace", "web"]));
