@@ -1,4 +1,4 @@
-//! A connection of a client or to a container: plain or with TLS.
+//! A connection of a client or to a container: plain, with TLS, or a stream of one.
 
 use std::future::Future as _;
 use std::io::{self, IoSlice};
@@ -6,6 +6,8 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -17,6 +19,8 @@ use crate::buffers;
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    /// One stream of a client's HTTP/2 connection.
+    Http2(Box<TokioIo<Upgraded>>),
 }
 
 impl Stream {
@@ -48,21 +52,25 @@ impl Stream {
             (Self::Tcp(stream), [part]) => Pin::new(stream).poll_write(cx, part),
             (Self::Tcp(stream), _) => Pin::new(stream).poll_write_vectored(cx, parts),
             (Self::Tls(stream), _) => Pin::new(stream).poll_write_vectored(cx, parts),
+            (Self::Http2(stream), _) => Pin::new(stream).poll_write_vectored(cx, parts),
         }
     }
 
-    /// Whether bytes still lie in the TLS layer after a write.
+    /// Whether bytes still lie in a layer above TCP after a write.
     pub(crate) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(_) => Poll::Ready(Ok(())),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Http2(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
-    pub(crate) fn tcp(&self) -> &TcpStream {
+    /// The connection itself; a stream of one has none of its own.
+    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
         match self {
-            Self::Tcp(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tcp(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Http2(_) => None,
         }
     }
 }
@@ -76,6 +84,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Http2(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -89,6 +98,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Http2(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -112,6 +122,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Http2(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

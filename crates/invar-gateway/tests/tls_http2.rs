@@ -23,6 +23,7 @@ use rig::upstream::Upstream;
 use rig::{Gateway, eventually, free_address, service};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Writes a self-signed certificate and its key.
 fn certificate(directory: &Path, name: &str, host: &str) -> (PathBuf, PathBuf) {
@@ -325,4 +326,87 @@ async fn many_streams_of_one_connection_survive_switches() {
     switching.await.unwrap();
     assert_eq!(seen.values().sum::<i32>(), 300);
     assert_eq!(seen.len(), 2, "{seen:?}");
+}
+
+/// A frame as clients send it.
+fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode, 0x80 | u8::try_from(payload.len()).unwrap()];
+    // This mask changes nothing.
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}
+
+fn connect(path: &str) -> Request<Full<Bytes>> {
+    Request::builder()
+        .method("CONNECT")
+        .uri(format!("http://web.test{path}"))
+        .header("sec-websocket-version", "13")
+        .extension(hyper::ext::Protocol::from_static("websocket"))
+        .body(Full::new(Bytes::new()))
+        .unwrap()
+}
+
+/// A connection whose client knows already that it may ask: the settings came.
+async fn http2_of_websockets(address: SocketAddr) -> Sender<Full<Bytes>> {
+    let mut sender = http2(address).await;
+    let first = request("/bytes/1", Full::new(Bytes::new()));
+    let answer = sender.send_request(first).await.unwrap();
+    answer.into_body().collect().await.unwrap();
+    sender
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn websockets_share_an_http2_connection_and_end_with_their_lease() {
+    let (one, two) = (Upstream::start("r1"), Upstream::start("r2"));
+    let mut web = service("web", &[("r1", &[one.address]), ("r2", &[two.address])]);
+    web["policy"] = json!({"lease_ms": 1000, "lease_spread_ms": 500});
+    let gateway = Gateway::start(json!([web]));
+    let mut sender = http2_of_websockets(gateway.address).await;
+    let mut sockets = Vec::new();
+    for _ in 0..5 {
+        let answer = sender.send_request(connect("/ws")).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["x-revision"], "r1");
+        assert!(!answer.headers().contains_key("upgrade"));
+        sockets.push(TokioIo::new(hyper::upgrade::on(answer).await.unwrap()));
+    }
+    for socket in &mut sockets {
+        socket.write_all(&masked(1, b"hello")).await.unwrap();
+        let mut echo = [0; 7];
+        socket.read_exact(&mut echo).await.unwrap();
+        assert_eq!(&echo[2..], b"hello");
+    }
+    let mut client = gateway.client();
+    client.switch("web", "r2", Duration::from_secs(9)).unwrap();
+    for mut socket in sockets {
+        let mut close = [0; 4];
+        socket.read_exact(&mut close).await.unwrap();
+        assert_eq!((close[0], &close[2..]), (0x88, &1012_u16.to_be_bytes()[..]));
+        socket
+            .write_all(&masked(8, &1012_u16.to_be_bytes()))
+            .await
+            .unwrap();
+        assert_eq!(socket.read(&mut [0]).await.unwrap(), 0, "bytes after Close");
+    }
+    // The connection goes on.
+    let answer = sender.send_request(connect("/ws")).await.unwrap();
+    assert_eq!(answer.headers()["x-revision"], "r2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_websocket_opens_no_tunnel_over_http2() {
+    let upstream = Upstream::start("r1");
+    let gateway = Gateway::start(json!([service("web", &[("r1", &[upstream.address])])]));
+    let mut sender = http2_of_websockets(gateway.address).await;
+    let mut other = connect("/ws");
+    other
+        .extensions_mut()
+        .insert(hyper::ext::Protocol::from_static("connect-udp"));
+    for (request, expected) in [(connect("/bytes/10"), 502), (other, 501)] {
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), expected);
+    }
+    let after = request("/bytes/1", Full::new(Bytes::new()));
+    assert_eq!(sender.send_request(after).await.unwrap().status(), 200);
 }

@@ -18,6 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::body::Body;
+use super::extended_connect;
 use super::forward::{Answer, forward};
 use super::own;
 use crate::connection::Connection;
@@ -93,14 +94,16 @@ pub(crate) async fn serve(worker: &Rc<Worker>, connection: &Rc<Connection>, stre
     let service = service_fn(|request: Request<Incoming>| {
         let (worker, connection) = (Rc::clone(worker), Rc::clone(connection));
         let open = Open::one(&streams);
+        let streams = Rc::clone(&streams);
         async move {
-            let response = answer(&worker, &connection, request).await;
+            let response = answer(&worker, &connection, request, &streams).await;
             Ok::<_, Infallible>(response.map(|body| body.holding(open)))
         }
     });
     let mut builder = Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
+        .enable_connect_protocol()
         .max_concurrent_streams(limits.streams)
         .max_pending_accept_reset_streams(limits.pending_resets)
         .max_local_error_reset_streams(limits.pending_resets)
@@ -192,13 +195,15 @@ where
 async fn answer(
     worker: &Rc<Worker>,
     connection: &Rc<Connection>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
+    streams: &Rc<Streams>,
 ) -> Response<Body> {
     let refused = |reason| {
         worker.shared.metrics.refused.fetch_add(1, Relaxed);
         own::answer(StatusCode::BAD_REQUEST, reason)
     };
-    if request.method() == Method::CONNECT {
+    let is_connect = request.method() == Method::CONNECT;
+    if is_connect && !extended_connect::asks(&request) {
         let reason = "CONNECT is not for this server";
         return own::answer(StatusCode::NOT_IMPLEMENTED, reason);
     }
@@ -209,13 +214,18 @@ async fn answer(
         Ok(authority) => authority.to_owned(),
         Err(bad) => return refused(bad.reason),
     };
+    let upgrade = is_connect.then(|| extended_connect::take(&mut request));
     let idle = ms(connection.limits.body_idle_ms);
     let mut request = request.map(|body| Body::http2(body, idle));
     request.headers_mut().remove(HOST);
     request.headers_mut().remove(http::header::EXPECT);
-    match forward(worker, connection, request, &authority).await {
+    let answer = forward(worker, connection, request, &authority).await;
+    if let Some(upgrade) = upgrade {
+        return extended_connect::answer(answer, upgrade, Open::one(streams));
+    }
+    match answer {
         Answer::Response(response) => *response,
-        // Only HTTP/1.1 requests ask for it.
+        // Only `CONNECT` asks for it.
         Answer::Tunnel(..) => refused("no upgrade over HTTP/2"),
     }
 }

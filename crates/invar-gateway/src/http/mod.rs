@@ -1,6 +1,7 @@
 //! What happens to a request, whatever version of HTTP it came in.
 
 pub(crate) mod body;
+mod extended_connect;
 pub(crate) mod fields;
 pub(crate) mod flight;
 pub(crate) mod forward;

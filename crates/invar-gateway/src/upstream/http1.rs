@@ -65,7 +65,10 @@ impl Wire {
     pub(super) fn is_quiet(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let peeked = rustix::net::recv(self.stream.tcp(), &mut byte[..], flags);
+        let Some(stream) = self.stream.tcp() else {
+            return false;
+        };
+        let peeked = rustix::net::recv(stream, &mut byte[..], flags);
         self.input.is_empty() && matches!(peeked, Err(rustix::io::Errno::AGAIN))
     }
 

@@ -357,3 +357,58 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_service_is_in_one_network_of_the_project() {
+    let asked = |network: &str, aliases: &[&str]| NetworkMode::Project {
+        network: network.to_owned(),
+        aliases: aliases.iter().copied().map(str::to_owned).collect(),
+        is_asked: true,
+    };
+    let own = NetworkMode::Project {
+        network: "default".to_owned(),
+        aliases: Vec::new(),
+        is_asked: false,
+    };
+    for (written, mode, named) in [
+        ("tty: true", own, 0),
+        ("network_mode: bridge", NetworkMode::Bridge, 0),
+        ("networks: []", NetworkMode::None, 0),
+        ("networks: [back]", asked("back", &[]), 0),
+        ("networks: [back, front]", asked("back", &[]), 1),
+        (
+            "networks: { front: { aliases: [www] }, back: }",
+            asked("front", &["www"]),
+            1,
+        ),
+        (
+            "networks: { back: { ipv4_address: 10.1.2.3 } }",
+            asked("back", &[]),
+            1,
+        ),
+    ] {
+        let text = format!(
+            "name: shop\nservices:\n  web:\n    image: x\n    {written}\nnetworks:\n  front:\n  \
+             back: {{ internal: true, name: inner, ipam: {{ config: [{{ subnet: 10.1.2.0/24 }}] }} }}\n"
+        );
+        let (project, warnings) = read(&text).unwrap();
+        assert_eq!(project.services["web"].network, mode, "{written}");
+        assert_eq!(warnings.len(), named, "{written}: {warnings:?}");
+        assert_eq!(project.networks["front"].name, "shop_front");
+        let back = &project.networks["back"];
+        assert!(back.is_internal && back.name == "inner");
+        assert_eq!(back.subnets, ["10.1.2.0/24"]);
+    }
+    for (written, reason) in [
+        ("networks: [other]", "not among the project's networks"),
+        (
+            "networks: [default]\n    network_mode: host",
+            "either networks or network_mode",
+        ),
+        ("networks: { default: 7 }", "is a mapping"),
+    ] {
+        let text = format!("services:\n  web:\n    image: x\n    {written}\n");
+        let error = read(&text).unwrap_err().to_string();
+        assert!(error.contains(reason), "{written}: {error}");
+    }
+}
