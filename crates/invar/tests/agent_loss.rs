@@ -190,3 +190,27 @@ fn what_a_response_has_frozen_stays_frozen() {
     assert_eq!(host.status("web"), "running");
     assert!(agent.ends());
 }
+
+#[test]
+fn a_response_that_was_killed_is_finished_although_the_container_is_frozen() {
+    for step in ["replacing", "replaced"] {
+        let host = Host::embedded();
+        host.start("web", &[], "sleep 100000");
+        let old = host.id("web");
+        let policy = FREEZE.replace("[default]\n", "[default]\nrespond = \"replace\"\n");
+        let mut lost = Running::start_with(&host, &policy, &[("INVAR_AGENT_KILL_AT", step)]);
+        seal(&host, "web");
+        eventually("there is a warden", || warden_of(&lost));
+        drop(host.output(&["exec", "web", "sh", "-c", DROP_A_PROGRAM]));
+        eventually("the agent is killed", || lost.child.try_wait().unwrap());
+        says(&lost, "the agent was lost");
+        let agent = Running::start(&host, &policy);
+        let done = agent.alert("the response", |alert| alert["kind"] == "response");
+        let text = done["text"].as_str().unwrap();
+        assert!(text.contains("replaced by"), "{step}: {text}");
+        assert_ne!(host.id("web"), old, "{step}");
+        is_eventually(&host, "web", "running");
+        assert_eq!(host.names(), ["web"], "{step}");
+        assert!(agent.ends());
+    }
+}

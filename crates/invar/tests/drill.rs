@@ -6,8 +6,12 @@ mod support;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use fs_err as fs;
+use invar_testkit::docker::PrivateDocker;
+use invar_testkit::invar::Invar;
+use invar_testkit::rootfs;
 use serde_json::Value;
 use support::{busybox, empty, outcome, outcome_of, signal, spawn, text};
 
@@ -17,6 +21,16 @@ fn place() -> tempfile::TempDir {
         .prefix("invar-test-drill-")
         .tempdir_in("/var/tmp")
         .unwrap()
+}
+
+/// `invar drill ARGS` in that place, and not on the Docker of this machine.
+fn drill(invar: &Invar, place: &tempfile::TempDir, args: &[&str]) -> Command {
+    let mut command = invar.command(&[&["drill"], args].concat());
+    let nobody = format!("unix://{}/none", place.path().display());
+    command
+        .env("TMPDIR", place.path())
+        .env("DOCKER_HOST", nobody);
+    command
 }
 
 fn is_empty(place: &Path) -> bool {
@@ -40,8 +54,8 @@ fn has_processes(place: &Path) -> bool {
 #[test]
 fn every_claim_holds_and_nothing_stays_behind() {
     let (invar, place) = (empty(), place());
-    let mut command = invar.command(&["drill", "--format", "json"]);
-    let (code, out, said) = outcome_of(&command.env("TMPDIR", place.path()).output().unwrap());
+    let mut command = drill(&invar, &place, &["--format", "json"]);
+    let (code, out, said) = outcome_of(&command.output().unwrap());
     let report: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{said}"));
     assert_eq!(
         (code, &report["holds"]),
@@ -54,6 +68,10 @@ fn every_claim_holds_and_nothing_stays_behind() {
         .collect();
     assert!(claims.len() > 30, "{}", claims.len());
     assert!(claims.iter().all(|claim| claim["holds"] == true), "{out}");
+    let on_docker = of_docker(&report);
+    assert_eq!(on_docker["claims"], Value::Array(Vec::new()), "{on_docker}");
+    let why = on_docker["seen"][0].as_str().unwrap();
+    assert!(why.starts_with("not drilled: "), "{why}");
     assert!(is_empty(place.path()) && !is_mounted(place.path()) && !has_processes(place.path()));
     assert!(
         support::tree(invar.root()).is_empty(),
@@ -64,8 +82,8 @@ fn every_claim_holds_and_nothing_stays_behind() {
 #[test]
 fn an_image_of_the_user_is_drilled_without_touching_it() {
     let (invar, place) = (busybox(), place());
-    let mut command = invar.command(&["drill", "--image", "busybox"]);
-    let (code, out, said) = outcome_of(&command.env("TMPDIR", place.path()).output().unwrap());
+    let mut command = drill(&invar, &place, &["--image", "busybox"]);
+    let (code, out, said) = outcome_of(&command.output().unwrap());
     assert_eq!(code, Some(0), "{out}{said}");
     assert!(out.contains("edits /etc/passwd"), "{out}");
     assert!(out.contains("claims hold on this host"), "{out}");
@@ -85,8 +103,7 @@ fn an_interrupted_drill_clears_everything_away() {
     ] {
         let (invar, place) = (empty(), place());
         let mut child = {
-            let mut command = invar.command(&["drill"]);
-            command.env("TMPDIR", place.path());
+            let mut command = drill(&invar, &place, &[]);
             command.stdout(std::process::Stdio::piped());
             command.stderr(std::process::Stdio::piped());
             command.spawn().unwrap()
@@ -115,10 +132,8 @@ fn an_interrupted_drill_clears_everything_away() {
 #[test]
 fn a_reader_that_goes_away_keeps_nothing_from_being_cleared() {
     let (invar, place) = (empty(), place());
-    let mut command = invar.command(&["drill"]);
-    command
-        .env("TMPDIR", place.path())
-        .stdout(std::process::Stdio::piped());
+    let mut command = drill(&invar, &place, &[]);
+    command.stdout(std::process::Stdio::piped());
     let mut child = command.spawn().unwrap();
     drop(child.stdout.take());
     child.wait().unwrap();
@@ -128,8 +143,8 @@ fn a_reader_that_goes_away_keeps_nothing_from_being_cleared() {
 #[test]
 fn a_kept_stage_can_be_looked_at() {
     let (invar, place) = (empty(), place());
-    let mut command = invar.command(&["drill", "--keep"]);
-    let (code, out, said) = outcome_of(&command.env("TMPDIR", place.path()).output().unwrap());
+    let mut command = drill(&invar, &place, &["--keep"]);
+    let (code, out, said) = outcome_of(&command.output().unwrap());
     assert_eq!(code, Some(0), "{out}{said}");
     let root = fs::read_dir(place.path())
         .unwrap()
@@ -155,4 +170,52 @@ fn a_kept_stage_can_be_looked_at() {
         )
         .wait(),
     );
+}
+
+/// The step that is about Docker.
+fn of_docker(report: &Value) -> &Value {
+    let mut steps = report["steps"].as_array().unwrap().iter();
+    steps
+        .find(|step| step["title"] == "a container of Docker is attacked")
+        .unwrap()
+}
+
+#[test]
+fn a_container_of_docker_is_drilled_too_and_the_user_s_are_left_alone() {
+    let (invar, place, docker) = (empty(), place(), PrivateDocker::start());
+    docker.import(&rootfs::busybox_tar(), "target");
+    let own = [
+        "run",
+        "-d",
+        "--name",
+        "own",
+        "--network",
+        "none",
+        "target",
+        "sleep",
+        "100000",
+    ];
+    let own = docker.run(&own);
+    let mut command = drill(&invar, &place, &["--format", "json"]);
+    command.env("DOCKER_HOST", docker.host());
+    let (code, out, said) = outcome_of(&command.output().unwrap());
+    let report: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{said}"));
+    assert_eq!(code, Some(0), "{out}{said}");
+    let claims = of_docker(&report)["claims"].as_array().unwrap();
+    assert!(claims.iter().all(|claim| claim["holds"] == true), "{out}");
+    for words in [
+        "refused before",
+        "who did it",
+        "was captured",
+        "and replaced",
+        "stays on Docker",
+    ] {
+        let is_claimed = |claim: &Value| claim["claim"].as_str().unwrap().contains(words);
+        assert!(claims.iter().any(is_claimed), "{words}: {out}");
+    }
+    let left = docker.run(&["ps", "--all", "--quiet", "--no-trunc"]);
+    assert_eq!(left, own, "the user's container alone is left");
+    let images = docker.run(&["images", "--format", "{{.Repository}}"]);
+    assert_eq!(images, "target");
+    assert!(is_empty(place.path()) && !is_mounted(place.path()) && !has_processes(place.path()));
 }

@@ -96,6 +96,20 @@ impl DockerEngine {
         Ok((answer.id.unwrap_or_default(), config))
     }
 
+    /// Takes the images of an archive as `docker load` does.
+    pub fn load_image(&self, archive: std::fs::File) -> Result<()> {
+        streams::load_image(&self.runtime, &self.docker, archive)
+    }
+
+    /// Removes the name of an image, and the image with its last name.
+    pub fn remove_image(&self, name: &str) -> Result<()> {
+        let options = None::<bollard::query_parameters::RemoveImageOptions>;
+        self.runtime
+            .block_on(self.docker.remove_image(name, options, None))
+            .map_err(|error| api_error(name, error))?;
+        Ok(())
+    }
+
     fn inspect_raw(&self, name: &str) -> Result<bollard::models::ContainerInspectResponse> {
         self.runtime
             .block_on(self.docker.inspect_container(name, None))

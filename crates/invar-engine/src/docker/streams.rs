@@ -1,12 +1,14 @@
 //! What arrives in pieces from the daemon: output, logs, the end of a container.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::exec::StartExecResults;
 use bollard::models::ExecConfig as ApiExecConfig;
-use bollard::query_parameters::{LogsOptionsBuilder, WaitContainerOptionsBuilder};
+use bollard::query_parameters::{
+    ImportImageOptionsBuilder, LogsOptionsBuilder, WaitContainerOptionsBuilder,
+};
 use futures_util::StreamExt as _;
 use tokio::runtime::Runtime;
 
@@ -14,6 +16,9 @@ use super::{api_error, failed};
 use crate::container::ContainerId;
 use crate::engine::{ExecConfig, LogOptions, LogStream};
 use crate::error::Result;
+
+/// Of an archive, so much is sent at once.
+const PIECE: usize = 256 * 1024;
 
 /// Blocks until the container is not running.
 pub(super) fn wait(runtime: &Runtime, docker: &Docker, id: &ContainerId) -> Result<()> {
@@ -65,6 +70,34 @@ pub(super) fn logs(
 fn seconds(time: Option<jiff::Timestamp>, round_up: i64) -> i32 {
     let seconds = time.map_or(0, |time| time.as_second() + round_up);
     i32::try_from(seconds).unwrap_or(i32::MAX)
+}
+
+/// Sends an archive of images as `docker load` does.
+pub(super) fn load_image(
+    runtime: &Runtime,
+    docker: &Docker,
+    mut archive: std::fs::File,
+) -> Result<()> {
+    let pieces = std::iter::from_fn(move || {
+        let mut piece = vec![0; PIECE];
+        match archive.read(&mut piece) {
+            Ok(0) => None,
+            Ok(length) => {
+                piece.truncate(length);
+                Some(Ok(piece.into()))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    });
+    let options = ImportImageOptionsBuilder::default().quiet(true).build();
+    runtime.block_on(async {
+        let pieces = futures_util::stream::iter(pieces);
+        let mut answers = std::pin::pin!(docker.import_image_stream(options, pieces, None));
+        while let Some(answer) = answers.next().await {
+            answer.map_err(|error| failed("load the image", &error.to_string()))?;
+        }
+        Ok(())
+    })
 }
 
 /// Writes an image as `docker save` does.

@@ -229,10 +229,15 @@ fn pins(root: &Path) -> anyhow::Result<PathBuf> {
     Ok(PathBuf::from(format!("{PINS}{}", name.collect::<String>())))
 }
 
-/// An agent that knows the containers of a state root and no others.
-pub(crate) fn agent_of(root: &Path, settings: Settings) -> Result<Agent, AgentError> {
+/// An agent of one engine only: with the embedded one it knows the containers of this state root
+/// and no others.
+pub(crate) fn agent_of(
+    root: &Path,
+    settings: Settings,
+    kind: &'static str,
+) -> Result<Agent, AgentError> {
     let gateway = root.join("gateway.sock");
-    start(root, settings, vec![invar_engine::embedded::KIND], gateway)
+    start(root, settings, vec![kind], gateway)
 }
 
 fn start(

@@ -11,7 +11,8 @@ use crate::privilege;
 ///
 /// Runs an image twice, read-only and writable, and plays an attacker who is root inside: shows
 /// what is refused, what changed, what was kept as evidence, and that a fresh container is as
-/// built. Ends with 0 when every claim holds, with 3 when one does not. Leaves nothing behind.
+/// built. Where Docker answers, a container is attacked there too; those of the user are left
+/// alone. Ends with 0 when every claim holds, with 3 when one does not. Leaves nothing behind.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Drill this image instead of one made of invar itself

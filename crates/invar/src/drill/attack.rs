@@ -57,7 +57,7 @@ fn deeds(target: &Target) -> Vec<Deed<'_>> {
 pub(super) fn on_read_only(
     stage: &Stage,
     target: &Target,
-    site: &Site,
+    site: &Site<'_>,
     step: &mut Step,
 ) -> anyhow::Result<()> {
     for deed in deeds(target) {
@@ -79,7 +79,7 @@ pub(super) fn on_read_only(
 pub(super) fn on_writable(
     stage: &Stage,
     target: &Target,
-    site: &Site,
+    site: &Site<'_>,
     step: &mut Step,
 ) -> anyhow::Result<()> {
     for deed in deeds(target) {

@@ -35,7 +35,7 @@ fn expected(target: &Target) -> [Expected<'_>; 6] {
 }
 
 /// Compares the attacked container with its image and checks what is said.
-pub(super) fn check(target: &Target, site: &Site, step: &mut Step) -> anyhow::Result<()> {
+pub(super) fn check(target: &Target, site: &Site<'_>, step: &mut Step) -> anyhow::Result<()> {
     let changes = changes(target, site)?;
     let expected = expected(target);
     let finds = |expected: &&Expected<'_>| {

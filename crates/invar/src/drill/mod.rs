@@ -5,6 +5,7 @@
 //!             │
 //!             └─────▶ writable container ──▶ attack ─▶ refuse ─▶ compare ─▶ capture ─▶ tamper ─▶ replace
 //!                                              an agent does all of it once more, on its own ◀─┘
+//!                                              and once more on Docker, where there is one
 //! ```
 //!
 //! Everything happens in a state root of its own, which is gone at the end, also after a failure
@@ -14,6 +15,7 @@
 pub(crate) mod app;
 mod attack;
 mod comparison;
+mod docker;
 mod prevention;
 mod proof;
 mod report;
@@ -104,6 +106,9 @@ fn play(plan: &Plan<'_>, stage: &Stage, report: &mut Report) -> anyhow::Result<(
         proof::tamper(stage, &target, &evidence, step)
     })?;
     report.step("the agent responds to the next attack on its own", |step| {
-        response::check(stage, &target, &fresh, step)
+        response::check(stage, &target, &fresh, &response::OF_STAGE, step)
+    })?;
+    report.step("a container of Docker is attacked", |step| {
+        docker::check(stage, &target, step)
     })
 }

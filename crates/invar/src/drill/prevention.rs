@@ -17,7 +17,7 @@ use crate::sensing;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Blocks what is not of the image and runs the dropped program, which ran a moment ago.
-pub(super) fn check(target: &Target, site: &Site, step: &mut Step) -> anyhow::Result<()> {
+pub(super) fn check(target: &Target, site: &Site<'_>, step: &mut Step) -> anyhow::Result<()> {
     let container = site.engine().inspect(site.id().as_str())?;
     let watched = invar_agent::target(site.engine(), &container, true, Vec::new())?;
     let watched = watched.context("the container ended")?;

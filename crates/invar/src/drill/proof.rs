@@ -28,12 +28,12 @@ const LONGEST_ATTRIBUTES: usize = 64 * 1024;
 
 /// Captures the attacked container and puts a fresh one in its place; the evidence and the fresh
 /// one.
-pub(super) fn replace(
+pub(super) fn replace<'e>(
     stage: &Stage,
     target: &Target,
-    attacked: &Site,
+    attacked: &Site<'e>,
     step: &mut Step,
-) -> anyhow::Result<(EvidenceId, Site)> {
+) -> anyhow::Result<(EvidenceId, Site<'e>)> {
     stage.go_on()?;
     let engine = stage.engine();
     let store = EvidenceStore::open(stage.root())?;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use fs_err as fs;
 use invar_agent::api::client::ask;
 use invar_agent::api::protocol::Ask;
-use invar_engine::{Container, Engine as _};
+use invar_engine::Container;
 use serde_json::Value;
 
 use super::attack::PROGRAM;
@@ -17,9 +17,18 @@ use super::stage::Stage;
 use super::target::Target;
 use crate::commands::agent;
 
+/// Whose containers the agent knows, and what it does about them.
+pub(super) struct Agency<'a> {
+    pub(super) kind: &'static str,
+    pub(super) policy: &'a str,
+}
+
 /// The containers of the stage are the only ones this agent knows.
-const POLICY: &str = "version = 1\n[alerts]\nstdout = false\n\
-                      [default]\nmode = \"block\"\nrespond = \"replace\"\n";
+pub(super) const OF_STAGE: Agency<'_> = Agency {
+    kind: invar_engine::embedded::KIND,
+    policy: "version = 1\n[alerts]\nstdout = false\n\
+             [default]\nmode = \"block\"\nrespond = \"replace\"\n",
+};
 /// How long the agent may take for anything.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -27,7 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) fn check(
     stage: &Stage,
     target: &Target,
-    site: &Site,
+    site: &Site<'_>,
+    agency: &Agency<'_>,
     step: &mut Step,
 ) -> anyhow::Result<()> {
     stage.go_on()?;
@@ -37,9 +47,9 @@ pub(super) fn check(
         control: agent::control(stage.root()),
         guard: invar_sensor::Guarding::WhileItLives,
     };
-    fs::write(&settings.policy, POLICY)?;
+    fs::write(&settings.policy, agency.policy)?;
     let control = settings.control.clone();
-    let started = agent::agent_of(stage.root(), settings)?;
+    let started = agent::agent_of(stage.root(), settings, agency.kind)?;
     let end = started.end();
     let thread = std::thread::spawn(move || started.run());
     let played = play(stage, target, site, &control, step);
@@ -52,11 +62,11 @@ pub(super) fn check(
 fn play(
     stage: &Stage,
     target: &Target,
-    site: &Site,
+    site: &Site<'_>,
     control: &std::path::Path,
     step: &mut Step,
 ) -> anyhow::Result<()> {
-    let old = stage.engine().inspect(site.id().as_str())?;
+    let old = site.engine().inspect(site.id().as_str())?;
     let is_watched = || {
         let status = ask(control, Ask::Status).ok()?;
         let mut watched = status["containers"].as_array()?.iter();
@@ -68,14 +78,15 @@ fn play(
     let began = Instant::now();
     step.claim(
         site.exec(&["drop", PROGRAM])? == 0,
-        format!("the attacker drops {PROGRAM} again"),
+        format!("the attacker drops {PROGRAM}"),
     );
     // What becomes of the attempt is told by the agent: the container may end in the middle of it.
     site.exec(&["run", PROGRAM]).ok();
     let ended = || {
-        let incidents = ask(control, Ask::Incidents { most: 1 }).ok()?;
-        let incident = incidents.get(0)?.clone();
-        incident["ended_at"].is_string().then_some(incident)
+        let incidents = ask(control, Ask::Incidents { most: 100 }).ok()?;
+        let mut incidents = incidents.as_array()?.iter();
+        let own = incidents.find(|one| said(one, "container") == old.id.as_str())?;
+        own["ended_at"].is_string().then(|| own.clone())
     };
     let incident = wait(stage, ended).context("the agent did not respond")?;
     step.show(&format!(
@@ -87,7 +98,7 @@ fn play(
         said(&incident, "reason").starts_with(&format!("exec-blocked {PROGRAM} ")),
         "it is refused before its first instruction",
     );
-    let fresh = stage.engine().inspect(old.name.as_str())?;
+    let fresh = site.engine().inspect(old.name.as_str())?;
     claim_healed(stage, target, site, (&old, &fresh), &incident, step);
     step.show(&format!(
         "all of it took {} ms",
@@ -99,7 +110,7 @@ fn play(
 fn claim_healed(
     stage: &Stage,
     target: &Target,
-    site: &Site,
+    site: &Site<'_>,
     (old, fresh): (&Container, &Container),
     incident: &Value,
     step: &mut Step,

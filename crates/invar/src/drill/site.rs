@@ -2,11 +2,9 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use invar_engine::embedded::EmbeddedEngine;
 use invar_engine::{ContainerId, ContainerName, Engine, ExecConfig, LogOptions, Stdio, User};
 
 use super::app::LISTENING;
@@ -17,34 +15,44 @@ use super::target::{LARGEST_PAGE, Target};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A running container of the target.
-pub(super) struct Site {
-    engine: Arc<EmbeddedEngine>,
+pub(super) struct Site<'e> {
+    engine: &'e dyn Engine,
     id: ContainerId,
     program: String,
     writable: bool,
 }
 
-impl Site {
+impl<'e> Site<'e> {
     /// Makes and starts it.
-    pub(super) fn open(stage: &Stage, target: &Target, writable: bool) -> anyhow::Result<Self> {
+    pub(super) fn open(stage: &'e Stage, target: &Target, writable: bool) -> anyhow::Result<Self> {
         stage.go_on()?;
         let name = if writable { "writable" } else { "read-only" };
         let config = target.config(stage.images(), writable)?;
-        let engine = Arc::clone(stage.engine());
+        let engine = &**stage.engine();
         let id = engine.create(&ContainerName::parse(name)?, &config)?;
+        let site = Self::start(engine, id, target)?;
+        Ok(Self { writable, ..site })
+    }
+
+    /// Starts a writable container of the target, on whichever engine.
+    pub(super) fn start(
+        engine: &'e dyn Engine,
+        id: ContainerId,
+        target: &Target,
+    ) -> anyhow::Result<Self> {
         engine.start(&id, Stdio::Detached)?;
         Ok(Self {
             engine,
             id,
             program: target.program().to_owned(),
-            writable,
+            writable: true,
         })
     }
 
     /// The container that has taken the place of this one.
     pub(super) fn replaced_by(&self, id: ContainerId) -> Self {
         Self {
-            engine: Arc::clone(&self.engine),
+            engine: self.engine,
             id,
             program: self.program.clone(),
             writable: self.writable,
@@ -63,8 +71,8 @@ impl Site {
         &self.id
     }
 
-    pub(super) fn engine(&self) -> &dyn Engine {
-        &*self.engine
+    pub(super) fn engine(&self) -> &'e dyn Engine {
+        self.engine
     }
 
     /// Does a deed of the attacker's inside; 0, or the number of the error that stopped it.

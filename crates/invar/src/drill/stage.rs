@@ -71,6 +71,14 @@ impl Stage {
         &self.root
     }
 
+    /// A name that nothing else on this machine has, for what leaves the stage.
+    pub(super) fn name(&self) -> String {
+        let name = self.root.file_name().unwrap_or_default();
+        // Names of images have no capital letters.
+        let name = name.to_string_lossy().to_ascii_lowercase();
+        format!("{name}-{}", std::process::id())
+    }
+
     pub(super) fn engine(&self) -> &Arc<EmbeddedEngine> {
         &self.engine
     }

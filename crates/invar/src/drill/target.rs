@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use fs_err as fs;
 use invar_engine::{ContainerConfig, ContainerName, Engine as _, Network};
-use invar_image::{Config, ImageStore, ImportOptions, Reference};
+use invar_image::{Config, Image, ImageStore, ImportOptions, Reference};
 use rustix::fs::OFlags;
 
 use super::Plan;
@@ -172,6 +172,11 @@ impl Target {
             health: None,
         };
         container_config::resolve(&options, &command, &settings, &Host::here()?)
+    }
+
+    /// The image as it is on the stage.
+    pub(super) fn image(images: &ImageStore) -> anyhow::Result<Image> {
+        Ok(images.resolve(NAME)?)
     }
 
     pub(super) fn program(&self) -> &str {
