@@ -9,12 +9,12 @@ use fs_err as fs;
 use invar_drift::Glob;
 use invar_sys::fanotify::{Gate, Request, mask};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::fs::fstat;
+use rustix::fs::{Stat, fstat};
 
 use crate::counts::add;
 use crate::error::{Result, SensorError};
 use crate::event::{Place, What};
-use crate::guard::Trust;
+use crate::guard::{TICK, Trust, is_settled};
 use crate::intent;
 use crate::mounted::{self, is_overlay};
 use crate::outlet::{Deed, Outlet};
@@ -210,17 +210,14 @@ impl Keeper {
         let opens = request.mask & mask::OPEN != 0;
         // Before the content is read: what changes meanwhile has another time then.
         let stat = fstat(file);
-        let trusted = || {
-            if let (Some(trust), Ok(stat)) = (&self.trust, stat) {
-                trust.put(file, &stat);
-            }
-            Verdict::Allowed
-        };
         let why = if self.has_root && is_overlay(file) {
             match self.image.prove(file, path) {
                 Proof::Untouched if opens => return Verdict::Settled,
                 Proof::Untouched => return Verdict::Allowed,
-                Proof::SameContent => return trusted(),
+                Proof::SameContent => {
+                    self.trust_copy(file, path, stat.ok());
+                    return Verdict::Allowed;
+                }
                 Proof::Changed => "its content is not the image's",
                 Proof::Added => "the image does not have it",
             }
@@ -228,7 +225,10 @@ impl Keeper {
             "it lies on a volume or tmpfs"
         };
         if self.allow.iter().any(|glob| glob.fits(path)) {
-            return trusted();
+            if let (Some(trust), Ok(stat)) = (&self.trust, stat) {
+                trust.put(file, &stat);
+            }
+            return Verdict::Allowed;
         }
         if opens {
             return match intent::to_run(file, path, request.pid) {
@@ -242,6 +242,23 @@ impl Keeper {
             What::Exec
         };
         Verdict::Foreign(what, why.to_owned())
+    }
+
+    /// Tells the kernel's guard of a file whose content was the image's when it had these times.
+    fn trust_copy(&self, file: BorrowedFd<'_>, path: &[u8], mut stat: Option<Stat>) {
+        let Some(trust) = &self.trust else {
+            return;
+        };
+        if !stat.as_ref().is_some_and(is_settled) {
+            std::thread::sleep(TICK);
+            stat = fstat(file).ok().filter(is_settled);
+            if self.image.prove(file, path) != Proof::SameContent {
+                return;
+            }
+        }
+        if let Some(stat) = &stat {
+            trust.put(file, stat);
+        }
     }
 
     /// The file's path as the container names it.

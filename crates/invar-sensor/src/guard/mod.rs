@@ -31,7 +31,7 @@ use crate::target::Target;
 pub const PINS: &str = "/sys/fs/bpf/invar";
 /// The clock that change times are taken from ticks at least so often; within one tick a file could
 /// change and keep its time.
-const TICK: Duration = Duration::from_millis(20);
+pub(crate) const TICK: Duration = Duration::from_millis(20);
 
 /// Whose the containers are that the programs tell of, by the number they are known by in the maps.
 type Wards = Arc<Mutex<HashMap<u32, (Arc<Place>, u32)>>>;
@@ -142,27 +142,32 @@ impl Drop for Guard {
 }
 
 impl Trust {
-    /// Lets a file run until it changes: its content was compared while it had the change time of
-    /// `stat`. Whether that can be said: not of a file that changed since or within the last tick.
-    pub(crate) fn put(&self, file: BorrowedFd<'_>, stat: &Stat) -> bool {
-        let since = i64::try_from(stat.st_ctime_nsec).unwrap_or(0);
-        let changed = i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(since);
-        let tick = TICK.as_nanos().cast_signed();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now = now.map_or(0, |now| now.as_nanos().cast_signed());
-        if now - changed < tick {
-            std::thread::sleep(TICK);
-        }
+    /// Lets a file run until it changes, if it has not changed since `stat`.
+    pub(crate) fn put(&self, file: BorrowedFd<'_>, stat: &Stat) {
         let same = fstat(file).is_ok_and(|again| {
             (again.st_ctime, again.st_ctime_nsec) == (stat.st_ctime, stat.st_ctime_nsec)
         });
+        if !same {
+            return;
+        }
         let mut stamp = [0; 16];
         stamp[..8].copy_from_slice(&stat.st_ctime.to_ne_bytes());
         let nanoseconds = u32::try_from(stat.st_ctime_nsec).unwrap_or(0);
         stamp[8..12].copy_from_slice(&nanoseconds.to_ne_bytes());
         let key = file.as_raw_fd().to_ne_bytes();
-        same && self.0.update(&key, &stamp, MapFlags::ANY).is_ok()
+        // Without memory for it the file is refused, and asked for again.
+        self.0.update(&key, &stamp, MapFlags::ANY).ok();
     }
+}
+
+/// Whether a file that is written now gets another change time than it has. Before, its content
+/// could change behind the back of who compares it.
+pub(crate) fn is_settled(stat: &Stat) -> bool {
+    let nanoseconds = i128::from(stat.st_ctime_nsec);
+    let changed = i128::from(stat.st_ctime) * 1_000_000_000 + nanoseconds;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.map_or(0, |now| now.as_nanos().cast_signed());
+    now - changed >= TICK.as_nanos().cast_signed()
 }
 
 fn forget_others(map: &MapHandle, kept: &[Vec<u8>]) {
