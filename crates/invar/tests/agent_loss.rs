@@ -178,7 +178,9 @@ fn what_a_response_has_frozen_stays_frozen() {
     let policy = FREEZE.replace("[default]\n", "[default]\nrespond = \"freeze\"\n");
     let (mut agent, _) = guarding(&host, &policy);
     seal(&host, "web");
-    drop(host.output(&["exec", "web", "sh", "-c", DROP_A_PROGRAM]));
+    // Its end is not waited for: it may be frozen with the container.
+    let mut attack = host.command(&["exec", "web", "sh", "-c", DROP_A_PROGRAM]);
+    let mut attack = attack.spawn().unwrap();
     says(&agent, "frozen; let it go on");
     kill(&mut agent);
     says(&agent, "there was nothing to freeze");
@@ -188,6 +190,7 @@ fn what_a_response_has_frozen_stays_frozen() {
     assert_eq!(host.status("web"), "paused");
     host.run(&["agent", "release", "web"]);
     assert_eq!(host.status("web"), "running");
+    attack.wait().unwrap();
     assert!(agent.ends());
 }
 
