@@ -214,10 +214,10 @@ impl Agent {
         courier.join().ok();
         // Responses under way are finished; a second signal kills, and they are gone on with later.
         self.responders.finish();
+        fs::remove_file(&self.shared.settings.control).ok();
         if let Guarding::Pinned(pins) = &self.shared.settings.guard {
             invar_sensor::lift(pins).map_err(AgentError::io("lift the guard below", pins))?;
         }
-        fs::remove_file(&self.shared.settings.control).ok();
         Ok(())
     }
 
